@@ -1,0 +1,7 @@
+"""Training: a pack, a data set and a device in, one ``RunResult`` for each run out. Knows nothing of studies, plans or stores."""
+
+from allelse.engine.device import compute_dtype, describe_device, find_device
+from allelse.engine.loop import Progress, train_pack
+from allelse.engine.measure import images_per_second
+
+__all__ = ["Progress", "compute_dtype", "describe_device", "find_device", "images_per_second", "train_pack"]

@@ -1,0 +1,165 @@
+"""Batches for R replicas: images as uint8 on the device and one stream a seed in, augmented, normalised tensors out.
+
+All draws of an epoch are made before it and belong to a sample, not to a place in a batch: with any batch size, order of
+parts or width, image i of seed s is cropped and mirrored in epoch e in the same way (invariant 1).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from allelse import recipe
+from allelse.data import Dataset
+from allelse.seeds import stream
+
+EVALUATION_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What one seed draws for one epoch; every array has one entry for each image of the whole training split, but ``order``."""
+
+    order: np.ndarray
+    """[n] the images of this seed's subset, in the order they are seen"""
+    flip: np.ndarray | None
+    """bool: mirrored or not"""
+    crop: np.ndarray | None
+    """[images, 2] first row and column in the padded image, in pixels"""
+    cutout: np.ndarray | None
+    """[images, 2] row and column of the square's centre"""
+
+    def digests(self) -> tuple[str, str]:
+        """SHA-256 of the order and of the augmentation."""
+        augmentation = hashlib.sha256()
+        for drawn in (self.flip, self.crop, self.cutout):
+            augmentation.update(b"-" if drawn is None else drawn.tobytes())
+        return hashlib.sha256(self.order.tobytes()).hexdigest(), augmentation.hexdigest()
+
+
+def draw_epoch(
+    seed: int, epoch: int, subset: np.ndarray, images: int, side: tuple[int, int], augment: Sequence[recipe.Augmentation]
+) -> Draws:
+    """The draws of one seed in one epoch, each kind from its own stream.
+
+    Arguments:
+        seed: the replication.
+        epoch: counted from 0.
+        subset: [n] indices of this seed's training images.
+        images: size of the whole training split.
+        side: height and width of an image, in pixels.
+        augment: the recipe's augmentations.
+    """
+    part_from_name = {part.name: part for part in augment}
+    flip = crop = cutout = None
+    if "flip" in part_from_name:
+        flip = stream(seed, "augment", "flip", epoch).random(images, dtype=np.float32) < 0.5
+    if "crop" in part_from_name:
+        crop = stream(seed, "augment", "crop", epoch).integers(0, 2 * part_from_name["crop"].padding + 1, (images, 2))
+    if "cutout" in part_from_name:
+        cutout = stream(seed, "augment", "cutout", epoch).integers(0, side, (images, 2))
+    order = subset[stream(seed, "order", epoch).permutation(len(subset))]
+    return Draws(order, flip, crop, cutout)
+
+
+class ImageFeed:
+    """One split on one device, from which batches for R replicas are gathered by index arithmetic alone."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, padding: int, scale: tuple[Tensor, Tensor], device: torch.device) -> None:
+        """
+        Arguments:
+            images: uint8 [n, H, W, C].
+            labels: int64 [n].
+            padding: black pixels around each image, for crops.
+            scale: mean and 1/sd of the training split a channel, each [C], in units of a uint8 step.
+            device: where the images stay.
+        """
+        self.height, self.width, self.channels = images.shape[1:]
+        self.padding = padding
+        padded = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+        self.padded_height, self.padded_width = padded.shape[1:3]
+        self.pixels = torch.from_numpy(padded).to(device).view(-1, self.channels)
+        self.labels = torch.from_numpy(labels).to(device)
+        self.mean, self.inverse_sd = (values.to(device) for values in scale)
+        self.rows = torch.arange(self.height, device=device)
+        self.columns = torch.arange(self.width, device=device)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def gather(
+        self,
+        index_BR: Tensor,
+        dtype: torch.dtype,
+        flip_BR: Tensor | None = None,
+        crop_BR2: Tensor | None = None,
+        cutout_BR2: Tensor | None = None,
+        cutout_size: int = 0,
+    ) -> tuple[Tensor, Tensor]:
+        """Images [B, R·C, H, W] in channels-last memory and labels [R, B]."""
+        columns_BWR = self.columns[None, :, None]
+        if flip_BR is not None:
+            columns_BWR = torch.where(flip_BR[:, None, :], self.width - 1 - columns_BWR, columns_BWR)
+        row, column = (self.padding, self.padding) if crop_BR2 is None else (crop_BR2[:, None, :, 0], crop_BR2[:, None, :, 1])
+        rows_BHR = self.rows[None, :, None] + row
+        place_BHR = (index_BR[:, None, :] * self.padded_height + rows_BHR) * self.padded_width
+        place_BHWR = place_BHR[:, :, None, :] + (columns_BWR + column)[:, None, :, :]
+        x_BHWRC = self.pixels.index_select(0, place_BHWR.flatten()).unflatten(0, place_BHWR.shape)
+        x_BHWRC = x_BHWRC.to(self.mean.dtype).sub_(self.mean).mul_(self.inverse_sd)
+        if cutout_BR2 is not None:
+            x_BHWRC *= self._outside_square(cutout_BR2, cutout_size)
+        x_BRCHW = x_BHWRC.to(dtype).flatten(3).permute(0, 3, 1, 2)
+        return x_BRCHW, self.labels[index_BR].T
+
+    def _outside_square(self, centre_BR2: Tensor, size: int) -> Tensor:
+        first_BR2 = centre_BR2 - size // 2
+        inside_BHR = (self.rows[:, None] >= first_BR2[:, None, :, 0]) & (self.rows[:, None] < first_BR2[:, None, :, 0] + size)
+        inside_BWR = (self.columns[:, None] >= first_BR2[:, None, :, 1]) & (
+            self.columns[:, None] < first_BR2[:, None, :, 1] + size
+        )
+        return ~(inside_BHR[:, :, None, :] & inside_BWR[:, None, :, :]).unsqueeze(-1)
+
+    def training_batches(
+        self, draws: Sequence[Draws], batch_size: int, dtype: torch.dtype, cutout_size: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch: replica r sees ``draws[r]``. The last images that fill no whole batch are left out of this epoch."""
+        device = self.labels.device
+        steps = len(draws[0].order) // batch_size
+        order_nR = np.stack([draw.order for draw in draws], axis=1)[: steps * batch_size]
+        index = torch.from_numpy(order_nR).to(device).unflatten(0, (steps, batch_size))
+
+        def by_step(name: str) -> list[Tensor] | list[None]:
+            if getattr(draws[0], name) is None:
+                return [None] * steps
+            drawn = np.stack([getattr(draw, name)[draw.order[: steps * batch_size]] for draw in draws], axis=1)
+            return list(torch.from_numpy(drawn).to(device).unflatten(0, (steps, batch_size)))
+
+        for batch in zip(index, by_step("flip"), by_step("crop"), by_step("cutout"), strict=True):
+            index_BR, flip_BR, crop_BR2, cutout_BR2 = batch
+            yield self.gather(index_BR, dtype, flip_BR, crop_BR2, cutout_BR2, cutout_size)
+
+    def evaluation_batches(self, index_nR: Tensor, replicas: int, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor]]:
+        """The images at ``index_nR`` once, in that order, without augmentation; [n, 1] shows all replicas the same ones."""
+        for index_BR in index_nR.split(EVALUATION_BATCH):
+            x, labels = self.gather(index_BR, dtype)
+            if index_BR.shape[1] < replicas:
+                x = x.permute(0, 2, 3, 1).unsqueeze(3).expand(-1, -1, -1, replicas, -1).flatten(3).permute(0, 3, 1, 2)
+            yield x, labels.expand(replicas, -1)
+
+
+def scale_of(dataset: Dataset, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Mean and 1/sd of each channel over the training split, each [C], in units of a uint8 step."""
+    levels = np.arange(256)
+    means, inverse_sds = [], []
+    for channel in range(dataset.train_images.shape[3]):
+        counts = np.bincount(dataset.train_images[..., channel].ravel(), minlength=256)
+        mean = (counts * levels).sum() / counts.sum()
+        variance = (counts * (levels - mean) ** 2).sum() / counts.sum()
+        means.append(mean)
+        inverse_sds.append(1 / np.sqrt(variance) if variance > 0 else 1.0)
+    return torch.tensor(means, dtype=dtype), torch.tensor(inverse_sds, dtype=dtype)

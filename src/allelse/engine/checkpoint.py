@@ -1,0 +1,56 @@
+"""Checkpoints: the state of a training in, one safetensors file out, and back. No pickle, so a file cannot run code."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from allelse.models import Network
+
+Optimizer = torch.optim.Optimizer
+
+
+def save_checkpoint(path: Path, pack: str, network: Network, optimizer: Optimizer, position: dict[str, Any]) -> None:
+    """Write all tensors and the ``position`` (plain JSON values; NaN allowed) to ``path``, whole or not at all."""
+    tensors = {f"network/{name}": tensor for name, tensor in network.state_dict().items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        tensors.update({f"optimizer/{number}/{name}": value for name, value in state.items() if isinstance(value, Tensor)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".partial")
+    tensors = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    save_file(tensors, temporary, metadata={"pack": pack, "position": json.dumps(position)})
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def load_checkpoint(path: Path, pack: str, network: Network, optimizer: Optimizer) -> dict[str, Any] | None:
+    """Fill ``network`` and ``optimizer`` from ``path``.
+
+    Returns:
+        the position, or ``None`` with both left as they were when the file is damaged or belongs to another pack.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("pack") != pack:
+                return None
+            position: dict[str, Any] = json.loads(metadata["position"])
+            tensor_from_name = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError, ValueError, KeyError):
+        return None
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensor_from_name.items():
+        if name.startswith("optimizer/"):
+            _, number, field = name.split("/")
+            state.setdefault(int(number), {})[field] = tensor
+    network.load_state_dict({name[8:]: tensor for name, tensor in tensor_from_name.items() if name.startswith("network/")})
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return position

@@ -1,0 +1,64 @@
+"""Devices: the name a user gives and the precision a recipe asks for in, a torch device and dtype out."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import torch
+
+from allelse.errors import DeviceError, did_you_mean
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def find_device(name: str = "auto") -> torch.device:
+    """The device of that name; ``auto`` takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        DeviceError: no such device here.
+    """
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    kind, _, index = name.partition(":")
+    if kind == "auto":
+        return torch.device("cuda" if available["cuda"] else "mps" if available["mps"] else "cpu")
+    if kind not in available or (index and not index.isdigit()):
+        raise DeviceError(f"--device {name}: unknown device; {did_you_mean(name, DEVICES)}")
+    here = [kind for kind, there in available.items() if there]
+    if not available[kind] or (kind == "cuda" and index and int(index) >= torch.cuda.device_count()):
+        raise DeviceError(f"--device {name}: not on this machine; here: {', '.join(here)}; leave --device out to take the best")
+    return torch.device(name)
+
+
+def describe_device(device: torch.device) -> str:
+    """The device's own name, e.g. 'NVIDIA H200' or 'AMD EPYC (2 threads)'."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return f"Apple {platform.machine()} (mps)"
+    return f"{_cpu_name()} ({torch.get_num_threads()} threads)"
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """What convolutions and products compute in on ``device``: bf16 where the device is fast at it, when ``auto``."""
+    if precision == "auto":
+        precision = "bf16" if _is_fast_at_bf16(device) else "fp32"
+    return {"bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float64}[precision]
+
+
+def _is_fast_at_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return False

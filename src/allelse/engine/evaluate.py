@@ -1,0 +1,89 @@
+"""Evaluation of R replicas, with normalisation three ways: a network and a split in, loss and accuracy of each replica out.
+
+BatchNorm can be evaluated with its running statistics (the usual way), with statistics recalibrated over the training
+split, or with the statistics of each test batch. Where the three differ, a low accuracy says something about the running
+statistics, not about what the network has learned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from allelse.blocks import BatchNorm
+from allelse.blocks.norms import Statistics
+from allelse.engine.batches import ImageFeed
+from allelse.models import Network
+
+
+@dataclass(frozen=True)
+class Score:
+    """Loss in nats and accuracy in percent, each [R]."""
+
+    loss: Tensor
+    accuracy: Tensor
+
+
+def batch_norms(network: Network) -> list[BatchNorm]:
+    return [module for module in network.modules() if isinstance(module, BatchNorm)]
+
+
+def set_statistics(network: Network, statistics: Statistics) -> None:
+    """Say which statistics every BatchNorm of the network normalises with."""
+    for norm in batch_norms(network):
+        norm.statistics = statistics
+
+
+@torch.no_grad()
+def evaluate(network: Network, feed: ImageFeed, index_nR: Tensor, dtype: torch.dtype, statistics: Statistics = "running") -> Score:
+    """Score every replica on the images at ``index_nR`` ([n, R], or [n, 1] for all), in that order."""
+    set_statistics(network, statistics)
+    loss = torch.zeros(network.replicas, dtype=torch.float64, device=index_nR.device)
+    correct = torch.zeros_like(loss)
+    for x, labels_RB in feed.evaluation_batches(index_nR, network.replicas, dtype):
+        logits_RBK = network(x)
+        loss += F.cross_entropy(logits_RBK.transpose(1, 2), labels_RB, reduction="none").sum(1)
+        correct += (logits_RBK.argmax(2) == labels_RB).sum(1)
+    set_statistics(network, "update")
+    return Score(loss / len(index_nR), 100 * correct / len(index_nR))
+
+
+@torch.no_grad()
+def recalibrate(network: Network, feed: ImageFeed, index_nR: Tensor, dtype: torch.dtype) -> None:
+    """Replace all running statistics by the plain average of batch statistics over the images at ``index_nR``.
+
+    The rule is that of ``torch.optim.swa_utils.update_bn``, with large fixed batches and no augmentation.
+    """
+    norms = batch_norms(network)
+    momenta = [norm.momentum for norm in norms]
+    set_statistics(network, "update")
+    for number, (x, _) in enumerate(feed.evaluation_batches(index_nR, network.replicas, dtype), start=1):
+        for norm in norms:
+            norm.momentum = 1.0 / number  # the first batch overwrites, each later one joins the average
+        network(x)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+def evaluate_three_ways(
+    network: Network, train: tuple[ImageFeed, Tensor], test: tuple[ImageFeed, Tensor], dtype: torch.dtype
+) -> dict[str, Score]:
+    """Scores on ``test`` under ``running``, ``recalibrated`` and ``batch`` statistics; the network is left as it was.
+
+    A network without BatchNorm has one answer to all three.
+    """
+    running = evaluate(network, *test, dtype)
+    norms = batch_norms(network)
+    if not norms:
+        return {"running": running, "recalibrated": running, "batch": running}
+    batch = evaluate(network, *test, dtype, statistics="batch")
+    kept = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]
+    recalibrate(network, *train, dtype)
+    recalibrated = evaluate(network, *test, dtype)
+    for norm, (mean, var) in zip(norms, kept, strict=True):
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(var)
+    return {"running": running, "recalibrated": recalibrated, "batch": batch}

@@ -1,0 +1,39 @@
+"""What can go wrong through no fault of allelse, as exceptions whose text is the whole message for the user.
+
+    AllelseError                 exit code 2; one line: what, where, what is allowed, what to do
+    ├── StudyError               a study file, a recipe value or a --set is not valid
+    ├── DataError                a data set is missing, damaged or does not fit
+    ├── StoreError               the output folder cannot be used as asked
+    └── DeviceError              the device asked for is not there
+
+A failure *inside* a run (it diverged, a worker died) is no exception of these: it is recorded as the run's status.
+"""
+
+
+class AllelseError(Exception):
+    """Base of every error that a user can cause and mend; ``str(error)`` is shown as it stands."""
+
+
+class StudyError(AllelseError):
+    """A study file, one of its values, or a ``--set`` is not valid."""
+
+
+class DataError(AllelseError):
+    """A data set is missing, damaged, or does not fit what the study asks of it."""
+
+
+class StoreError(AllelseError):
+    """The output folder holds something else, is in use, or cannot be written."""
+
+
+class DeviceError(AllelseError):
+    """The device that was asked for is not there."""
+
+
+def did_you_mean(given: object, allowed: list[str] | tuple[str, ...]) -> str:
+    """The close of a message about an unknown name: the nearest allowed one, then all of them."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(str(given), allowed, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}allowed: {', '.join(allowed)}"

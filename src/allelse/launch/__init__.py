@@ -1,0 +1,5 @@
+"""Launching: a study and an output folder in, every run trained and stored. Nothing of science is decided here."""
+
+from allelse.launch.local import Outcome, Watcher, plan_study, run_study
+
+__all__ = ["Outcome", "Watcher", "plan_study", "run_study"]

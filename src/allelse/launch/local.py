@@ -1,0 +1,142 @@
+"""The local launcher: plans a study on this machine's device, trains its packs one by one, and stores each as it ends."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from allelse import data, engine, store
+from allelse.errors import AllelseError
+from allelse.launch.measured import Speeds
+from allelse.plan import Plan, PlannedPack, make_plan
+from allelse.recipe import Recipe
+from allelse.records import RunResult
+from allelse.study import Study
+
+log = logging.getLogger("allelse")
+
+
+class Watcher(Protocol):
+    """What wants to know how a study goes on: a progress bar, a notebook, a test."""
+
+    def say(self, text: str) -> None:
+        """One line about what is happening now."""
+
+    def start(self, plan: Plan, done: float) -> None:
+        """Training begins; ``done`` of ``plan.seconds`` were stored before."""
+
+    def advance(self, seconds: float) -> None:
+        """Work that the plan estimated at so many seconds is done."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a launch left behind."""
+
+    folder: Path
+    runs_by_status: dict[str, int]
+
+
+@lru_cache(maxsize=2)
+def _dataset(name: str, image_size: int | None) -> data.Dataset:
+    return data.load(name, image_size)
+
+
+def _dataset_of(recipe: Recipe) -> data.Dataset:
+    return _dataset(recipe.dataset, recipe.image_size)
+
+
+def plan_study(study: Study, device: torch.device) -> Plan:
+    """Load the data, check every arm against it, and choose the packs by measurement.
+
+    Raises:
+        DataError, StudyError: data are missing, or an arm does not fit them.
+    """
+    speeds = Speeds(device, _dataset_of)
+    return make_plan(study, lambda arm: _dataset_of(arm.recipe), speeds.images_per_second)
+
+
+def run_study(study: Study, folder: Path, device: str, watcher: Watcher) -> Outcome:
+    """Train all of ``study`` that ``folder`` does not hold yet.
+
+    A pack that fails is recorded with its error and the rest goes on; running the study again tries it anew. Results are
+    stored pack by pack, so a process that is killed loses at most the time since its last checkpoint.
+
+    Raises:
+        AllelseError: before anything is trained, when study, data, device or folder do not fit.
+    """
+    torch_device = engine.find_device(device)
+    names = sorted({(arm.recipe.dataset, arm.recipe.image_size) for arm in study.arms}, key=str)
+    fingerprints = {name: _dataset(name, size).fingerprint for name, size in names}
+    with store.write(folder, {**study.definition(), "data": fingerprints}) as opened, _logged(folder):
+        if opened.plan is None:
+            watcher.say(f"measuring how to pack {len(study.arms)} arms × {len(study.seeds)} seeds on this device")
+            plan = plan_study(study, torch_device)
+            opened.begin(plan.to_json(), ((run.id, run.arm, run.seed) for run in study.runs()))
+        else:
+            plan = Plan.from_json(opened.plan, study)
+        status_from_run = opened.status_from_run()
+        pending = [planned for planned in plan.packs if not _is_final(planned, status_from_run)]
+        watcher.start(plan, plan.seconds - sum(planned.seconds for planned in pending))
+        for planned in pending:
+            checkpoint = opened.checkpoint(planned.pack.id)
+            opened.record(_train(planned, torch_device, checkpoint, watcher))
+            checkpoint.unlink(missing_ok=True)
+        final = opened.status_from_run().values()
+    return Outcome(folder, {status: list(final).count(status) for status in dict.fromkeys(final)})
+
+
+def _is_final(planned: PlannedPack, status_from_run: dict[str, str]) -> bool:
+    return all(status_from_run[run.id] in ("done", "diverged") for run in planned.pack.runs)
+
+
+def _train(planned: PlannedPack, device: torch.device, checkpoint: Path, watcher: Watcher) -> list[RunResult]:
+    recipe = Recipe.model_validate(planned.pack.recipe)
+    advance = _in_plan_seconds(planned, watcher)
+    try:
+        return engine.train_pack(planned.pack, _dataset_of(recipe), device, checkpoint, advance)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        log.exception("pack %s failed", planned.pack.id)
+        watcher.say(f"failed: {dict(planned.pack.runs[0].arm)}: {reason}")
+        if isinstance(error, AllelseError):
+            reason = str(error)
+        return [RunResult(run=run.id, status="failed", error=reason) for run in planned.pack.runs]
+
+
+def _in_plan_seconds(planned: PlannedPack, watcher: Watcher) -> Callable[[engine.Progress], None]:
+    """Progress of one pack in the plan's own seconds, so that slow arms count for what they take."""
+    reported = 0.0
+
+    def advance(progress: engine.Progress) -> None:
+        nonlocal reported
+        now = planned.seconds * progress.share
+        watcher.advance(now - reported)
+        reported = now
+
+    return advance
+
+
+class _logged:
+    """Send the package's log to ``allelse.log`` in the output folder while a study runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.handler = logging.FileHandler(folder / "allelse.log", encoding="utf-8", delay=True)
+        self.handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+
+    def __enter__(self) -> None:
+        log.addHandler(self.handler)
+        logging.captureWarnings(True)
+        logging.getLogger("py.warnings").addHandler(self.handler)
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("py.warnings").removeHandler(self.handler)
+        logging.captureWarnings(False)
+        log.removeHandler(self.handler)
+        self.handler.close()

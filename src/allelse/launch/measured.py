@@ -1,0 +1,65 @@
+"""Speeds that were measured once on this machine: a pack in, its images a second out, remembered in the user's cache folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import filelock
+import platformdirs
+import torch
+
+from allelse import engine
+from allelse.data import Dataset
+from allelse.recipe import Recipe
+from allelse.records import Pack, digest
+
+
+class Speeds:
+    """Measures packs on one device; what was measured before, in this process or another, is not measured again."""
+
+    def __init__(self, device: torch.device, dataset_of: Callable[[Recipe], Dataset]) -> None:
+        self.device = device
+        self.dataset_of = dataset_of
+        self.file = platformdirs.user_cache_path("allelse") / "speeds.json"
+
+    def images_per_second(self, pack: Pack) -> float:
+        """The measured or remembered speed of ``pack``, over all its replicas."""
+        recipe = Recipe.model_validate(pack.recipe)
+        dataset = self.dataset_of(recipe)
+        key = digest(
+            {
+                "device": engine.describe_device(self.device),
+                "torch": torch.__version__,
+                "dtype": str(engine.compute_dtype(recipe.precision, self.device)),
+                "recipe": {name: pack.recipe[name] for name in ("model", "batch_size", "augment")},
+                "optimizer": recipe.optimizer.name,
+                "images": [*dataset.train_images.shape, len(dataset.classes)],
+                "replicas": len(pack.runs),
+            },
+            length=24,
+        )
+        remembered = self._read().get(key)
+        if remembered is not None:
+            return remembered
+        rate = engine.images_per_second(pack, dataset, self.device)
+        self._remember(key, rate)
+        return rate
+
+    def _read(self) -> dict[str, float]:
+        try:
+            speeds = json.loads(self.file.read_text())
+            return {str(key): float(rate) for key, rate in speeds.items() if rate > 0}
+        except (OSError, ValueError, TypeError, AttributeError):
+            return {}  # nothing was measured yet, or the file is damaged: it is only a memory
+
+    def _remember(self, key: str, rate: float) -> None:
+        with suppress(OSError):  # a cache folder that cannot be written costs a measurement, no more
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with filelock.FileLock(self.file.with_suffix(".lock"), timeout=5):
+                partial = Path(f"{self.file}.partial")
+                partial.write_text(json.dumps({**self._read(), key: rate}))
+                os.replace(partial, self.file)

@@ -1,0 +1,184 @@
+"""Messages about study files: pydantic's errors and the file's text in, one line with file, line, key and remedy out."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from allelse.errors import StudyError, did_you_mean
+
+Path = Sequence[str | int]
+
+ALLOWED_FROM_TYPE = {
+    "int_type": "allowed: a whole number",
+    "int_from_float": "allowed: a whole number",
+    "float_type": "allowed: a number",
+    "bool_type": "allowed: true or false",
+    "string_type": 'allowed: a text in "quotes"',
+    "string_too_short": "allowed: a text that is not empty",
+    "string_pattern_mismatch": "allowed: lower-case letters, digits and hyphens",
+    "tuple_type": "allowed: a list in [brackets]",
+    "list_type": "allowed: a list in [brackets]",
+    "dict_type": "allowed: a table of keys",
+    "model_type": "allowed: a table of keys",
+    "model_attributes_type": "allowed: a table of keys",
+    "finite_number": "allowed: a finite number",
+    "missing": "is missing; add it",
+    "union_tag_not_found": 'allowed: a name in "quotes", or a table with a name',
+    "too_long": "has too many entries",
+    "too_short": "has too few entries",
+}
+BOUND_FROM_TYPE = {
+    "greater_than_equal": ("ge", "at least"),
+    "greater_than": ("gt", "more than"),
+    "less_than_equal": ("le", "at most"),
+    "less_than": ("lt", "less than"),
+}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the values of one arm's recipe came from."""
+
+    recipe: Mapping[str, Any]
+    """the raw recipe that is being checked"""
+    changes: Sequence[str]
+    """``key=value`` texts from the command line"""
+    factor_from_key: Mapping[str, str]
+    """which factor set a dotted key"""
+    quick: Sequence[str]
+    """keys that ``[quick]`` set"""
+
+
+class Place:
+    """A study file's source, text and raw values, to say where a mistake stands."""
+
+    def __init__(self, source: str, text: str, raw: Mapping[str, Any]) -> None:
+        self.source = source
+        self.text = text
+        self.raw = raw
+
+    def error(self, path: Path, message: str) -> StudyError:
+        """A ``StudyError`` that names source, line and key."""
+        line = line_of(self.text, path)
+        where = f"{self.source}, line {line}" if line else self.source
+        return StudyError(f"{where}: {_dotted(path)}: {message}")
+
+    @contextmanager
+    def named(self, origin: Origin | None = None) -> Iterator[None]:
+        """Turn pydantic's first complaint inside this block into one line about the file, or the ``--set`` behind it."""
+        try:
+            yield
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            path = _path(first, origin.recipe if origin else self.raw)
+            message = describe(first)
+            if origin is None:
+                raise self.error(path, message) from None
+            raise self._error_in_recipe(path, message, origin) from None
+
+    def _error_in_recipe(self, path: Path, message: str, origin: Origin) -> StudyError:
+        key = _dotted(path)
+
+        def touches(other: str) -> bool:
+            return key == other or key.startswith(f"{other}.") or other.startswith(f"{key}.")
+
+        for change in origin.changes:
+            if touches(change.partition("=")[0].strip()):
+                return StudyError(f"--set {change}: {key}: {message}")
+        for moved, factor in origin.factor_from_key.items():
+            if touches(moved):
+                return self.error(("factors", factor), f"a level of this factor: {key}: {message}")
+        for table in ("quick", "recipe"):
+            if table == "recipe" or any(touches(quick) for quick in origin.quick):
+                return self.error((table, *path), message)
+        raise AssertionError("the loop above always returns")
+
+
+def describe(error: Mapping[str, Any]) -> str:
+    """What was given and what is allowed, from one entry of ``ValidationError.errors()``."""
+    kind, context = error["type"], error.get("ctx", {})
+    given = _shorten(error["input"])
+    if kind in ("value_error", "assertion_error"):
+        reason = str(context["error"])
+        return f"{given}; {reason}" if reason.startswith("allowed") else reason
+    if kind == "unknown_key":
+        return one_line(error["msg"])
+    if kind in BOUND_FROM_TYPE:
+        name, words = BOUND_FROM_TYPE[kind]
+        return f"{given}; allowed: {words} {context[name]:g}"
+    if kind in ("literal_error", "union_tag_invalid"):
+        names = re.findall(r"'([^']*)'", context.get("expected", "") or context.get("expected_tags", ""))
+        return f"{context.get('tag', error['input'])!r} is unknown; {did_you_mean(context.get('tag', error['input']), names)}"
+    if kind == "missing":
+        return ALLOWED_FROM_TYPE[kind]
+    return f"{given}; {ALLOWED_FROM_TYPE.get(kind, one_line(error['msg']))}"
+
+
+def one_line(error: object) -> str:
+    """The text of an error without line breaks or runs of blanks."""
+    return " ".join(str(error).split())
+
+
+def line_of(text: str, path: Path) -> int | None:
+    """The line of a TOML text, counted from 1, on which the nearest part of ``path`` stands; ``None`` where none does."""
+    table: list[str | int] = []
+    counts: dict[tuple[str | int, ...], int] = {}
+    best, best_line = 0, None
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := re.match(r"\s*(\[\[?)([^\[\]]+)\]\]?\s*(#.*)?$", line):
+            table = _keys(f"[{header[2]}]")
+            if header[1] == "[[":
+                counts[tuple(table)] = counts.get(tuple(table), -1) + 1
+                table = [*table, counts[tuple(table)]]
+            here = table
+        elif key := re.match(r"\s*([\w.\-\"' ]+?)\s*=", line):
+            here = [*table, *_keys(f"{key[1]} = 0")]
+        else:
+            continue
+        wanted = list(path[: len(here)])
+        if here == wanted and len(here) > best:
+            best, best_line = len(here), number
+    return best_line
+
+
+def _keys(toml: str) -> list[str | int]:
+    try:
+        node: Any = tomllib.loads(toml)
+    except tomllib.TOMLDecodeError:
+        return []
+    keys: list[str | int] = []
+    while isinstance(node, dict) and node:
+        [(key, node)] = node.items()
+        keys.append(key)
+    return keys
+
+
+def _path(error: Mapping[str, Any], raw: Any) -> list[str | int]:
+    """The error's location in the user's own keys: the tags that pydantic adds for unions are left out."""
+    path: list[str | int] = []
+    location = list(error["loc"])
+    for place, part in enumerate(location):
+        if (isinstance(raw, Mapping) and part in raw) or (isinstance(raw, list) and isinstance(part, int) and part < len(raw)):
+            path.append(part)
+            raw = raw[part]
+        elif place == len(location) - 1 and error["type"] == "missing":
+            path.append(part)
+    if error["type"] == "unknown_key":
+        path.append(error["ctx"]["key"])
+    return path
+
+
+def _dotted(path: Path) -> str:
+    return ".".join(str(part) if not isinstance(part, int) else f"{part + 1}" for part in path)
+
+
+def _shorten(value: object) -> str:
+    text = one_line(repr(value) if not isinstance(value, bool) else str(value).lower())
+    return text if len(text) <= 60 else text[:57] + "…"

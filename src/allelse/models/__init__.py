@@ -1,0 +1,5 @@
+"""Networks for R replicas at once: a recipe's model, an image shape and a number of classes in, a ``Network`` out."""
+
+from allelse.models.network import Layer, Network, build_network, initialise, layer_table, stacked_parameters
+
+__all__ = ["Layer", "Network", "build_network", "initialise", "layer_table", "stacked_parameters"]

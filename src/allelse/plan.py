@@ -1,0 +1,183 @@
+"""Planning: a study, its data and a way to measure speed in; packs, what differs between arms, and the estimated time out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, prod
+from typing import Any
+
+from allelse import data
+from allelse.errors import StudyError
+from allelse.models import Layer, layer_table
+from allelse.records import Pack
+from allelse.study import Arm, Study
+
+Measure = Callable[[Pack], float]
+"""Images a second at which a pack would train, over all its replicas."""
+
+GAIN_TO_PACK_MORE = 1.03
+"""A larger pack is taken when it is measured to be at least this much faster: less than that is within the noise."""
+
+FORWARD_SHARE = 1 / 3
+"""What evaluating an image costs against training on it: one pass forward against one forward and two back."""
+
+
+@dataclass(frozen=True)
+class PlannedPack:
+    """A pack with the speed that it was measured at."""
+
+    pack: Pack
+    images_per_second: float
+    seconds: float
+    """estimated: training and evaluation of the whole pack"""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be run, in this order."""
+
+    packs: tuple[PlannedPack, ...]
+
+    @property
+    def seconds(self) -> float:
+        return sum(planned.seconds for planned in self.packs)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values that ``from_json`` takes back with the study."""
+        return {
+            "packs": [
+                {
+                    "runs": [run.id for run in planned.pack.runs],
+                    "images_per_second": planned.images_per_second,
+                    "seconds": planned.seconds,
+                }
+                for planned in self.packs
+            ]
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], study: Study) -> Plan:
+        run_from_id = {run.id: run for run in study.runs()}
+        return cls(
+            tuple(
+                PlannedPack(Pack(tuple(run_from_id[run] for run in packed["runs"])), packed["images_per_second"], packed["seconds"])
+                for packed in values["packs"]
+            )
+        )
+
+
+def make_plan(study: Study, dataset_from_arm: Callable[[Arm], data.Dataset], measure: Measure) -> Plan:
+    """Group the runs of each arm into packs of the size that is fastest on this device.
+
+    Raises:
+        StudyError, DataError: an arm does not fit its data.
+    """
+    runs_from_arm = _runs_by_arm(study)
+    planned = []
+    for arm, runs in zip(study.arms, runs_from_arm, strict=True):
+        dataset = dataset_from_arm(arm)
+        check_arm(arm, dataset)
+        replicas, rate = choose_replicas(len(runs), lambda size, runs=runs: measure(Pack(runs[:size])))  # type: ignore[misc]
+        for pack in _cut(runs, ceil(len(runs) / replicas)):
+            planned.append(PlannedPack(pack, rate, _seconds(arm, dataset, len(pack.runs), rate)))
+    return Plan(tuple(planned))
+
+
+def check_arm(arm: Arm, dataset: data.Dataset) -> None:
+    """Hold an arm against its data before anything is trained.
+
+    Raises:
+        DataError: there are fewer images a class than the recipe asks for.
+        StudyError: the batch is larger than the training subset, or the images are too small for the model.
+    """
+    recipe = arm.recipe
+    train, _ = data.split(
+        dataset, train_per_class=recipe.train_per_class, validation_per_class=recipe.validation_per_class, seed=0
+    )
+    if recipe.batch_size > len(train):
+        raise StudyError(
+            f"arm {arm.name}: batch_size = {recipe.batch_size} is larger than its training data of {len(train)} images; "
+            f"allowed: 1 to {len(train)}"
+        )
+    layers(arm, dataset)
+
+
+def layers(arm: Arm, dataset: data.Dataset) -> tuple[Layer, ...]:
+    """The parameters of one network of this arm."""
+    height, width, channels = dataset.train_images.shape[1:]
+    return layer_table(arm.recipe.model, (height, width, channels), len(dataset.classes))
+
+
+def parameters(arm: Arm, dataset: data.Dataset) -> int:
+    """How many numbers one network of this arm learns."""
+    return sum(prod(layer.shape) for layer in layers(arm, dataset))
+
+
+def choose_replicas(seeds: int, rate_of: Callable[[int], float]) -> tuple[int, float]:
+    """The pack size that trains most images a second, and that rate.
+
+    Sizes about double from 1; the search ends with the first that does not pay, so a large network costs two measurements.
+    """
+    best, best_rate = 1, rate_of(1)
+    for size in _sizes(seeds):
+        rate = rate_of(size)
+        if rate < best_rate * GAIN_TO_PACK_MORE:
+            break
+        best, best_rate = size, rate
+    return best, best_rate
+
+
+def _sizes(seeds: int) -> Iterator[int]:
+    """Pack sizes above 1 that share ``seeds`` out evenly, each at least twice the one before, and all of them together."""
+    size = 1
+    for packs in range(seeds, 0, -1):
+        even = ceil(seeds / packs)
+        if even >= 2 * size or (packs == 1 and even > size):
+            yield even
+            size = even
+
+
+def _cut(runs: tuple[Any, ...], packs: int) -> Iterator[Pack]:
+    for number in range(packs):
+        yield Pack(runs[number * len(runs) // packs : (number + 1) * len(runs) // packs])
+
+
+def _runs_by_arm(study: Study) -> list[tuple[Any, ...]]:
+    runs = list(study.runs())
+    return [tuple(runs[first : first + len(study.seeds)]) for first in range(0, len(runs), len(study.seeds))]
+
+
+def _seconds(arm: Arm, dataset: data.Dataset, replicas: int, rate: float) -> float:
+    recipe = arm.recipe
+    train, validation = data.split(
+        dataset, train_per_class=recipe.train_per_class, validation_per_class=recipe.validation_per_class, seed=0
+    )
+    evaluated = len(dataset.test_labels) + len(validation)
+    each_epoch = len(train) + FORWARD_SHARE * evaluated
+    at_the_end = FORWARD_SHARE * (len(train) + 3 * len(dataset.test_labels))
+    return replicas * (recipe.epochs * each_epoch + at_the_end) / rate
+
+
+# ── what is equal and what is not ───────────────────────────────────────────────────────────────────────────────────
+
+
+def differing_keys(arms: Sequence[Arm]) -> dict[str, list[Any]]:
+    """Every recipe key that is not the same in all arms, with its value in each arm in order."""
+    flat = [dict(_flatten(arm.recipe.model_dump(mode="json"))) for arm in arms]
+    keys = dict.fromkeys(key for values in flat for key in values)
+    missing = object()
+    columns = {key: [values.get(key, missing) for values in flat] for key in keys}
+    return {
+        key: [None if value is missing else value for value in column]
+        for key, column in columns.items()
+        if any(value is missing or value != column[0] for value in column)
+    }
+
+
+def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _flatten(inner, f"{prefix}.{key}" if prefix else key)
+    else:
+        yield prefix, value

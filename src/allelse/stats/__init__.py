@@ -1,0 +1,29 @@
+"""Evidence: the table of runs in; effects, verdicts and summaries out. Never imports torch.
+
+Read ``effects`` (numbers of one value a seed), ``contrasts`` (what a claim compares), ``verdicts`` (the rule), ``sentences``;
+then ``summary`` (the table of arms) and ``power`` (before running).
+"""
+
+from allelse.stats.contrasts import Contrast, contrasts
+from allelse.stats.effects import correlation, one_sided, sign_flip, sign_patterns, spread, t_interval
+from allelse.stats.power import Decidability, decidability
+from allelse.stats.summary import arm_table
+from allelse.stats.verdicts import Part, Verdict, holm, verdicts
+
+__all__ = [
+    "Contrast",
+    "Decidability",
+    "Part",
+    "Verdict",
+    "arm_table",
+    "contrasts",
+    "correlation",
+    "decidability",
+    "holm",
+    "one_sided",
+    "sign_flip",
+    "sign_patterns",
+    "spread",
+    "t_interval",
+    "verdicts",
+]
