@@ -23,7 +23,6 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the processes share the co
 
 import numpy as np
 import pandas as pd
-import scipy
 from pydantic import TypeAdapter
 
 from allelse.claims import Claim
@@ -200,6 +199,9 @@ def report(cells: list[dict], studies: int, date: str, seconds: float, processes
         return found
 
     scenario = ["effects", "pairing", "n"]
+    software = {name: version(name) for name in ("allelse", "numpy", "scipy", "pandas")}
+    machine = f"{platform.machine()}, {processes} processes; Python {platform.python_version()}, "
+    machine += ", ".join(f"{name} {number}" for name, number in software.items())
     error = percent(2 * (ALPHA * (1 - ALPHA) / studies) ** 0.5)
     mixed_error = percent(2 * (ALPHA * (1 - ALPHA) / (studies // 2)) ** 0.5)
     worst = {shape: max(max(e["null either"], e["mixed wrong"]) for e in cells if e["shape"] == shape) for shape in SHAPES}
@@ -215,18 +217,17 @@ def report(cells: list[dict], studies: int, date: str, seconds: float, processes
     return f"""# Calibration of the verdicts
 
 Written by `python benchmarks/calibration.py --studies {studies} --processes {processes}` on {date}, in {seconds:.0f} s
-({platform.machine()}, {processes} processes; allelse {version("allelse")}, Python {platform.python_version()}, NumPy {np.__version__},
-SciPy {scipy.__version__}, pandas {pd.__version__}). All figures are percentages; α = 0.05. How the studies are made stands at the
-head of the script.
+({machine}).
+All figures are percentages; α = 0.05. How the studies are made stands at the head of the script.
 
 Largest family-wise rate of a wrong verdict: {"; ".join(f"{shape} {percent(rate)} %" for shape, rate in worst.items())}.
 
 ## Wrong verdicts (family-wise)
 
-Each study has {len(NULL_CLAIMS)} claims of all kinds. Directional claims compare arms that do not differ, so that *supported*
-and *refuted* are both wrong; equivalence claims lie a hair outside their margin, so that *supported* is wrong. Should be at most
-5.0; Monte-Carlo error ±{error} (two standard errors, n = {studies} studies a row). *Mixed*: three of seven claims are plainly
-true, which makes Holm lenient to the rest; wrong verdicts among
+Each study has {len(NULL_CLAIMS)} claims of all kinds. Directional claims compare arms that do not differ, so that
+*supported* and *refuted* are both wrong; equivalence claims lie a hair outside their margin, so that *supported* is wrong.
+Should be at most 5.0; Monte-Carlo error ±{error} (two standard errors, n = {studies} studies a row). *Mixed*: three of seven
+claims are plainly true, which makes Holm lenient to the rest; wrong verdicts among
 {", ".join(f"`{name}`" for name in MIXED_NULL)} (±{mixed_error}, n = {studies // 2} studies).
 
 {errors}

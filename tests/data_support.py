@@ -6,8 +6,9 @@ import io
 import struct
 import tarfile
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -124,6 +125,7 @@ class Served:
         self.content_from_path: dict[str, bytes] = {}
         self.cut_after: int | None = None
         self.status = 200
+        self.silence = 0.0  # seconds before it answers
         self.asked: list[str] = []
         self.url = ""
 
@@ -136,13 +138,15 @@ def web_server() -> Iterator[Served]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             served.asked.append(self.path)
+            time.sleep(served.silence)
             content = served.content_from_path.get(self.path)
             status = served.status if content is not None else 404
             content = content if status == 200 and content is not None else b""
             self.send_response(status)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            self.wfile.write(content[: served.cut_after])
+            with suppress(ConnectionError):
+                self.wfile.write(content[: served.cut_after])
 
         def log_message(self, *_: object) -> None:
             pass

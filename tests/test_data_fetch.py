@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 import time
 from dataclasses import replace
@@ -95,6 +96,16 @@ def test_a_failed_download_is_one_line_and_leaves_nothing(break_it, said, tries,
     for way_out in ("`allelse data fetch cifar10`", "`allelse data import cifar10 PATH`", "`--quick`"):
         assert way_out in message
     assert len(served.asked) == tries
+    assert left_over(cache_folder) == []
+
+
+def test_a_silent_server_is_given_up(served, cache_folder, monkeypatch):
+    # The package's name ``fetch`` is the function, so the module is asked for by its path.
+    monkeypatch.setattr(importlib.import_module("allelse.data.fetch"), "_SECONDS_OF_SILENCE", 0.2)
+    served.silence = 1.0
+    with pytest.raises(DataError, match=r"cannot be reached \(ReadTimeout\)"):
+        load("cifar10")
+    assert len(served.asked) == 2
     assert left_over(cache_folder) == []
 
 

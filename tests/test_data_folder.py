@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from data_support import random_images, sandbox, save_image, write_class_folders
@@ -92,6 +94,17 @@ def test_sizes_and_folders_are_cached_apart(tmp_path):
         for root, size in ((one, None), (one, 3), (two, None))
     ]
     assert shapes == [6, 3, 8] * 2
+
+
+def test_folders_with_the_same_listing_are_cached_apart(tmp_path):
+    fingerprints = set()
+    for name, grey in (("one", 10), ("two", 20)):
+        root, _ = make(tmp_path / name)
+        for file in root.rglob("*.png"):
+            Image.fromarray(np.full((6, 6, 3), grey, np.uint8)).save(file, compress_level=0)
+            os.utime(file, (1, 1))
+        fingerprints.add(load(f"folder:{root}").fingerprint)
+    assert len(fingerprints) == 2
 
 
 def test_file_names_do_not_change_the_fingerprint(tmp_path):

@@ -243,3 +243,23 @@ def _differences(old: Any, new: Any, where: str = "") -> list[str]:
             return [f"{where}: {len(old)} → {len(new)}"]
         return [phrase for number, pair in enumerate(zip(old, new), 1) for phrase in _differences(*pair, f"{where} {number}")]
     return [] if old == new else [f"{where}: {json.dumps(old)} → {json.dumps(new)}"]
+
+
+def pairing(runs: Sequence[StoredRun]) -> list[str]:
+    """What the stored fingerprints prove of invariant 1: lines for people, one for each thing that pairs must share."""
+    fingerprints = [(run, run.result.fingerprints) for run in runs if run.result and run.result.fingerprints]
+    if not fingerprints:
+        return []
+    values: dict[tuple[int, str], set[str]] = {}
+    for run, digest_from_name in fingerprints:
+        for name, value in digest_from_name.items():
+            values.setdefault((run.seed, name), set()).add(value)
+    names = dict.fromkeys(name for _, name in values)
+    broken = [name for name in names if any(len(found) > 1 for (_, key), found in values.items() if key == name)]
+    if broken:
+        return [f"NOT paired: within a seed, arms differ in {name}" for name in broken]
+    layers = sum(name.startswith("init ") for name in names)
+    return [
+        f"paired: within each of {len({run.seed for run, _ in fingerprints})} seeds, all finished arms share data, training subset, order, "
+        f"augmentation, and the initial weights of equal layers ({layers} compared)"
+    ]

@@ -48,7 +48,8 @@ def _dataset(name: str, image_size: int | None) -> data.Dataset:
     return data.load(name, image_size)
 
 
-def _dataset_of(recipe: Recipe) -> data.Dataset:
+def dataset_of(recipe: Recipe) -> data.Dataset:
+    """The data set that a recipe names, loaded once a process."""
     return _dataset(recipe.dataset, recipe.image_size)
 
 
@@ -58,8 +59,8 @@ def plan_study(study: Study, device: torch.device) -> Plan:
     Raises:
         DataError, StudyError: data are missing, or an arm does not fit them.
     """
-    speeds = Speeds(device, _dataset_of)
-    return make_plan(study, lambda arm: _dataset_of(arm.recipe), speeds.images_per_second)
+    speeds = Speeds(device, dataset_of)
+    return make_plan(study, lambda arm: dataset_of(arm.recipe), speeds.images_per_second)
 
 
 def run_study(study: Study, folder: Path, device: str, watcher: Watcher) -> Outcome:
@@ -100,7 +101,7 @@ def _train(planned: PlannedPack, device: torch.device, checkpoint: Path, watcher
     recipe = Recipe.model_validate(planned.pack.recipe)
     advance = _in_plan_seconds(planned, watcher)
     try:
-        return engine.train_pack(planned.pack, _dataset_of(recipe), device, checkpoint, advance)
+        return engine.train_pack(planned.pack, dataset_of(recipe), device, checkpoint, advance)
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         log.exception("pack %s failed", planned.pack.id)

@@ -38,7 +38,7 @@ class Runs:
         self._status = [str(status) for status in table["status"]]
         self._row_from_run: dict[tuple[object, ...], int] = {}
         columns = [[level_key(level) for level in table[factor]] for factor in factors]
-        self.varied = {factor for factor, column in zip(factors, columns, strict=True) if len(set(column)) > 1}
+        self.varied = [factor for factor, column in zip(factors, columns, strict=True) if len(set(column)) > 1]
         for row, seed in enumerate(table["seed"]):
             run = (*(column[row] for column in columns), int(seed))
             if run in self._row_from_run:

@@ -213,8 +213,7 @@ def _values(contrast: Contrast, metric: str, runs: Runs) -> tuple[Floats, bool, 
         column, problems = runs.values(arm, metric)
         columns.append(column)
         if problems:
-            shown = {factor: level for factor, level in arm.items() if factor in runs.varied}
-            trouble[arm_text(shown or arm)] = problems
+            trouble[arm_text({factor: arm[factor] for factor in runs.varied} or arm)] = problems
     y = np.array(columns)
     y = y[:, np.isfinite(y).all(axis=0)]
     total, plus, minus = np.zeros(y.shape[1]), np.zeros(y.shape[1]), np.zeros(y.shape[1])

@@ -1,0 +1,182 @@
+"""The commands. Each imports what it needs when it is called, so that ``allelse list`` does not wait for torch."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from allelse.errors import AllelseError, StoreError
+
+app = typer.Typer(
+    help="Does swapping this part of a neural network matter, all else equal?",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="The data sets: what there is, download, import.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A packaged study's name, or a study file.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="An output folder.")]
+QuickFlag = Annotated[bool, typer.Option("--quick", help="The study's small version, on data that come with allelse.")]
+Seeds = Annotated[int | None, typer.Option("--seeds", metavar="N", help="Seeds instead of the file's number.")]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe key, or a factor's levels; may be repeated.")
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
+
+
+def main() -> None:
+    """Entry point of ``allelse``: every user's mistake becomes one line and exit code 2."""
+    try:
+        code = app(standalone_mode=False)
+    except AllelseError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        print("allelse: stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output left, as `| head` does
+        sys.stderr.close()
+        sys.exit(0)
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        _fail(f"{error.format_message()}; 'allelse --help' lists commands, 'allelse COMMAND --help' their options")
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> None:
+    print(f"allelse: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+@app.command("list")
+def list_studies() -> None:
+    """The studies that come with allelse."""
+    from allelse import study
+    from allelse.cli import tables
+
+    tables.show_studies([study.load(name) for name in study.packaged_studies()])
+
+
+@app.command()
+def new(file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it.")]) -> None:
+    """Write a commented study file to start from."""
+    from importlib.resources import files
+
+    text = (files("allelse") / "studies" / "template.toml.txt").read_text("utf-8")
+    try:
+        with file.expanduser().open("x", encoding="utf-8") as opened:
+            opened.write(text)
+    except FileExistsError:
+        raise StoreError(f"{file}: is there already and is left as it is; give another name") from None
+    except OSError as error:
+        raise StoreError(f"{file}: cannot be written: {error.strerror}; give another name") from None
+    print(f"wrote {file}; next: allelse plan {file}")
+
+
+@app.command()
+def plan(
+    study_name: StudyName, quick: QuickFlag = False, seeds: Seeds = None, changes: Changes = None, device: Device = "auto"
+) -> None:
+    """What a study would run: arms, what differs between them, packs, estimated time. Trains nothing but a few timed steps."""
+    from allelse import engine, study
+    from allelse.cli import tables
+    from allelse.launch import dataset_of, plan_study
+
+    loaded = study.load(study_name, quick=quick, seeds=seeds, changes=changes or ())
+    torch_device = engine.find_device(device)
+    tables.show_plan(loaded, plan_study(loaded, torch_device), dataset_of, engine.describe_device(torch_device))
+
+
+@app.command()
+def run(
+    study_name: StudyName,
+    quick: QuickFlag = False,
+    seeds: Seeds = None,
+    changes: Changes = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Output folder; runs/NAME when left out.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Train a study, or go on where it stopped, and show its table."""
+    from allelse import store, study
+    from allelse.cli import tables
+    from allelse.cli.progress import Screen
+    from allelse.launch import run_study
+
+    loaded = study.load(study_name, quick=quick, seeds=seeds, changes=changes or ())
+    folder = out or Path("runs") / loaded.name
+    with Screen() as screen:
+        outcome = run_study(loaded, folder, device, screen)
+    with store.read(folder) as opened:
+        tables.show_results(opened)
+    print(f"results in {folder}; again: allelse results {folder}")
+    if failed := outcome.runs_by_status.get("failed", 0):
+        print(f"allelse: {failed} runs failed, see {folder / 'allelse.log'}; the same command tries them again", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(folder: Folder) -> None:
+    """How far a study is, and whether its runs were paired as planned."""
+    from allelse import store
+    from allelse.cli import tables
+
+    with store.read(folder) as opened:
+        tables.show_status(opened)
+
+
+@app.command()
+def results(
+    folder: Folder,
+    output: Annotated[Literal["table", "csv", "json", "parquet"], typer.Option("--format")] = "table",
+    runs: Annotated[bool, typer.Option("--runs", help="Every run instead of every arm.")] = False,
+    timing: Annotated[bool, typer.Option("--timing", help="With --runs: also times, device, versions and host.")] = False,
+    metric: Annotated[str, typer.Option("--metric", help="What to summarise per arm.")] = "accuracy",
+) -> None:
+    """What came out: n, mean, sd and 95 % interval of each arm, or every run. Parquet goes to stdout, which must be a file."""
+    from allelse import store
+    from allelse.cli import tables
+
+    with store.read(folder) as opened:
+        if output == "table" and not runs:
+            tables.show_results(opened, metric)
+        else:
+            frame = opened.table(timing=timing) if runs else tables.arms(opened, metric)
+            tables.write(frame, output, opened)
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """The data sets, and whether they are on this machine."""
+    from allelse import data
+    from allelse.cli import tables
+
+    tables.show_data(data.catalogue())
+
+
+@data_app.command("fetch")
+def data_fetch(name: Annotated[str, typer.Argument(help="cifar10 or cifar100.")]) -> None:
+    """Download a data set from its official place, verify it, and keep it."""
+    from allelse import data
+
+    data.fetch(name)
+    dataset = data.load(name)
+    print(f"{name}: {len(dataset.train_labels)} + {len(dataset.test_labels)} images, fingerprint {dataset.fingerprint}")
+
+
+@data_app.command("import")
+def data_import(
+    name: Annotated[str, typer.Argument(help="cifar10 or cifar100.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Class folders, an .npz, an official archive or its folder.")],
+) -> None:
+    """Take a data set that is already on this machine, check it, and keep it."""
+    from allelse import data
+
+    kept = data.import_images(name, path)
+    dataset = data.load(name)
+    print(f"{name}: {len(dataset.train_labels)} + {len(dataset.test_labels)} images, fingerprint {dataset.fingerprint}, in {kept}")

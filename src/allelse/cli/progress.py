@@ -1,0 +1,75 @@
+"""The progress of a whole study on one screen: plan seconds in; a bar with the time left, or plain lines without a terminal."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from allelse.plan import Plan
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+def duration(seconds: float) -> str:
+    """'45 s', '3 min', '2 h 05 min', '3 d 4 h'."""
+    if seconds < 90:
+        return f"{max(seconds, 0):.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
+
+
+class Screen:
+    """A ``launch.Watcher`` on stderr."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self.bar: Progress | None = None
+        self.task = TaskID(0)
+        self.total = self.done = self.before = 0.0
+        self.begun = self.last_line = 0.0
+
+    def __enter__(self) -> Screen:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def say(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def start(self, plan: Plan, done: float) -> None:
+        self.total, self.done, self.before = plan.seconds, done, done
+        self.begun = self.last_line = time.monotonic()
+        runs = sum(len(planned.pack.runs) for planned in plan.packs)
+        went_on = f", {done / plan.seconds:.0%} of it stored before" if done else ""
+        self.say(f"{runs} runs in {len(plan.packs)} packs, estimated {duration(plan.seconds)}{went_on}")
+        if self.console.is_terminal and done < plan.seconds:
+            self.bar = Progress(
+                TextColumn("training"),
+                BarColumn(bar_width=None),
+                TextColumn("{task.percentage:>3.0f} %"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=self.console,
+            )
+            self.task = self.bar.add_task("training", total=plan.seconds, completed=done)
+            self.bar.start()
+
+    def advance(self, seconds: float) -> None:
+        self.done += seconds
+        if self.bar:
+            self.bar.update(self.task, completed=self.done)
+        elif time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
+            self.last_line = time.monotonic()
+            spent = self.last_line - self.begun
+            left = spent * (self.total - self.done) / max(self.done - self.before, 1e-9)
+            self.say(f"{self.done / self.total:4.0%} done, {duration(spent)} spent, about {duration(left)} left")

@@ -1,0 +1,70 @@
+"""The table of arms: every arm and every seed accounted for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from allelse.errors import StudyError
+from allelse.stats import arm_table
+
+
+def table():
+    rows = [
+        {"norm": norm, "seed": seed, "status": "done", "accuracy": 80.0 + seed}
+        for norm in ("group", "batch")
+        for seed in range(5)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_an_arm_is_its_mean_sd_and_t_interval_in_the_tables_order():
+    found = arm_table(table(), ["norm"])
+    assert list(found["norm"]) == ["group", "batch"]
+    low, high = stats.ttest_1samp([80, 81, 82, 83, 84], 0).confidence_interval(0.95)
+    assert found.iloc[0][["n", "mean", "sd", "low", "high"]].tolist() == pytest.approx([5, 82, 2.5**0.5, low, high])
+
+
+def test_runs_that_are_not_done_are_counted_and_left_out_of_the_mean():
+    runs = table()
+    runs.loc[0, "status"] = "diverged"
+    runs.loc[1, "accuracy"] = np.inf
+    runs.loc[2, "status"] = "failed"
+    runs.loc[5, "status"] = "pending"
+    found = arm_table(runs.drop(index=6), ["norm"])
+    assert found[["n", "diverged", "failed", "pending"]].values.tolist() == [[2, 2, 1, 0], [3, 0, 0, 2]]
+    assert found.loc[0, "mean"] == 83.5
+
+
+def test_nothing_done_yet_is_a_table_of_pending_arms():
+    found = arm_table(table().assign(status="pending").drop(columns="accuracy"), ["norm"])
+    assert found["pending"].tolist() == [5, 5]
+    assert found["mean"].isna().all()
+
+
+def test_one_seed_has_a_mean_and_no_interval():
+    found = arm_table(table().query("seed == 0"), ["norm"])
+    assert found["mean"].tolist() == [80, 80]
+    assert found[["sd", "low", "high"]].isna().all(axis=None)
+
+
+def test_a_study_without_factors_is_one_arm():
+    found = arm_table(table().query("norm == 'batch'").drop(columns="norm"), [])
+    assert found["n"].tolist() == [5]
+
+
+def test_an_unknown_metric_lists_those_there_are():
+    with pytest.raises(StudyError, match=r"'acuracy'.*did you mean 'accuracy'"):
+        arm_table(table(), ["norm"], "acuracy")
+
+
+def test_a_run_that_is_there_twice_is_refused():
+    with pytest.raises(StudyError, match="seed 0 twice for norm = group"):
+        arm_table(pd.concat([table(), table()]), ["norm"])
+
+
+def test_a_missing_column_is_named():
+    with pytest.raises(StudyError, match="no column 'activation'"):
+        arm_table(table(), ["activation"])
