@@ -233,6 +233,16 @@ def test_the_order_of_rows_and_claims_does_not_matter():
 def test_without_the_studys_levels_the_tables_are_used():
     table = study(6, batch=83)
     assert verdicts(claims(*ALL), table) == verdicts(claims(*ALL), table, levels_from_factor=LEVELS)
+    assert verdicts(claims(HIGHER), table)[0].verdict == "supported"
+
+
+def test_numbers_run_from_low_to_high_and_names_in_the_studys_order():
+    table = study(6, batch=(79, 82, 85))
+    (found,) = verdicts(claims(MONOTONE), table, levels_from_factor={**LEVELS, "batch_size": [32, 8, 2]})
+    assert found.verdict == "supported"
+    named = table.assign(batch_size=table["batch_size"].map({2: "small", 8: "middle", 32: "large"}))
+    (found,) = verdicts(claims(MONOTONE), named, levels_from_factor={**LEVELS, "batch_size": ["small", "middle", "large"]})
+    assert found.verdict == "supported"
 
 
 # ── no difference ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -253,6 +263,16 @@ def test_two_names_of_one_network_support_nothing_but_equivalence():
         assert each.verdict == ("supported" if each.kind in ("within", "stable") else "undecided")
         assert "equal bit for bit on every seed" in each.sentence
     assert judge({**HIGHER, "margin": 1.0}, table).verdict == "refuted"
+
+
+def test_levels_that_change_nothing_have_a_slope_of_exactly_zero():
+    rows = [
+        {"depth": depth, "seed": seed, "status": "done", "accuracy": accuracy}
+        for depth in (2, 4, 8, 16, 32, 64)
+        for seed, accuracy in enumerate(np.random.default_rng(0).uniform(50, 90, 20).round(2))
+    ]
+    (found,) = verdicts(claims({"kind": "trend", "along": "depth", "direction": "up"}), pd.DataFrame(rows))
+    assert (found.low, found.high, found.verdict, found.p) == (0.0, 0.0, "undecided", 1.0)
 
 
 def test_one_constant_difference_over_few_seeds_is_not_certainty():

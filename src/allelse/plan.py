@@ -61,7 +61,9 @@ class Plan:
         run_from_id = {run.id: run for run in study.runs()}
         return cls(
             tuple(
-                PlannedPack(Pack(tuple(run_from_id[run] for run in packed["runs"])), packed["images_per_second"], packed["seconds"])
+                PlannedPack(
+                    Pack(tuple(run_from_id[run] for run in packed["runs"])), packed["images_per_second"], packed["seconds"]
+                )
                 for packed in values["packs"]
             )
         )

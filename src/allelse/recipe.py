@@ -7,7 +7,7 @@ One class a part, one field a line, each with its unit. A part with a single fie
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal, TypeVar, Union
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PlainValidator, Tag, model_validator
 from pydantic_core import PydanticCustomError
@@ -106,9 +106,7 @@ class NoNorm(Part):
     name: Literal["none"] = "none"
 
 
-Norm = Annotated[
-    Annotated[Union[BatchNorm, GroupNorm, LayerNorm, InstanceNorm, NoNorm], Field(discriminator="name")], Named
-]
+Norm = Annotated[Annotated[Union[BatchNorm, GroupNorm, LayerNorm, InstanceNorm, NoNorm], Field(discriminator="name")], Named]
 
 
 # ── activations ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -268,7 +266,9 @@ class MLP(_Blocks):
     @model_validator(mode="after")
     def _no_instance_norm(self) -> MLP:
         if self.norm.name == "instance":
-            raise ValueError("an MLP has one value a feature, which instance norm would set to 0; allowed norms: batch, group, layer, none")
+            raise ValueError(
+                "an MLP has one value a feature, which instance norm would set to 0; allowed norms: batch, group, layer, none"
+            )
         return self
 
 
@@ -407,6 +407,7 @@ class Cutout(Part):
     """side of the square, in pixels; it may hang over the edge"""
 
 
+AugmentationKind = TypeVar("AugmentationKind", Flip, Crop, Cutout)
 Augmentation = Annotated[Annotated[Union[Flip, Crop, Cutout], Field(discriminator="name")], Named]
 
 
@@ -430,6 +431,10 @@ class Recipe(Part):
     precision: Literal["auto", "bf16", "fp32", "fp64"] = "auto"
     """what convolutions and products compute in; ``auto``: bf16 where the device is fast at it, else fp32"""
     model: Model = ConvNet()
+
+    def augmentation(self, kind: type[AugmentationKind]) -> AugmentationKind | None:
+        """The recipe's augmentation of this kind, if it has one."""
+        return next((part for part in self.augment if isinstance(part, kind)), None)
 
     @model_validator(mode="after")
     def _each_augmentation_once(self) -> Recipe:

@@ -104,7 +104,7 @@ class RunResult:
     epochs: Sequence[Mapping[str, float]] = ()
     """one mapping an epoch, in order: ``train_loss``, ``train_accuracy``, ``test_loss``, ``test_accuracy``, ``lr``"""
     fingerprints: Mapping[str, str] = field(default_factory=dict)
-    """digests of what this run started from: ``data``, ``subset``, ``order``, ``augmentation``, and ``init`` for each layer by name and shape"""
+    """digests of what this run was given: ``data``, ``subset``, ``order``, ``augmentation``, and ``init NAME SHAPE`` a layer"""
     timing: Mapping[str, float] = field(default_factory=dict)
     """seconds: ``train``, ``evaluate``; and ``images_per_second`` of this run's share of its pack"""
     provenance: Provenance | None = None

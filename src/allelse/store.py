@@ -113,7 +113,12 @@ class Store:
             if run.result:
                 row.update(sorted(run.result.metrics.items()))
                 if timing:
-                    row.update({f"seconds_{key}" if key != "images_per_second" else key: value for key, value in run.result.timing.items()})
+                    row.update(
+                        {
+                            f"seconds_{key}" if key != "images_per_second" else key: value
+                            for key, value in run.result.timing.items()
+                        }
+                    )
                     row.update(vars(run.result.provenance) if run.result.provenance else {})
             rows.append(row)
         return pd.DataFrame(rows)
@@ -147,7 +152,7 @@ def write(folder: str | Path, definition: Mapping[str, Any]) -> Iterator[Store]:
         definition: ``Study.definition``; it must be what the folder was made with.
 
     Raises:
-        StoreError: another process holds the folder, it belongs to another study, it holds something else, or it cannot be written.
+        StoreError: another process holds the folder, another study or something else is in it, or it cannot be written.
     """
     folder = Path(folder).expanduser()
     with _explained(folder):
@@ -181,7 +186,9 @@ def _connected(folder: Path, mode: str) -> Iterator[sqlite3.Connection]:
         with _explained(folder):
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version > FORMAT:
-                raise StoreError(f"{folder}: written by a newer allelse (format {version}, this one reads {FORMAT}); upgrade allelse")
+                raise StoreError(
+                    f"{folder}: written by a newer allelse (format {version}, this one reads {FORMAT}); upgrade allelse"
+                )
             if mode == "ro" and version == 0:
                 raise StoreError(f"{folder}: its study never began; run it again")
         yield connection
@@ -196,7 +203,9 @@ def _locked(folder: Path) -> Iterator[None]:
         with _explained(folder):
             lock.acquire(timeout=0)
     except filelock.Timeout:
-        raise StoreError(f"{folder}: {_who_holds(holder)} is writing to it; wait for it to end, or give another folder with --out") from None
+        raise StoreError(
+            f"{folder}: {_who_holds(holder)} is writing to it; wait for it to end, or give another folder with --out"
+        ) from None
     try:
         with _explained(folder):
             holder.write_text(json.dumps({"process": os.getpid(), "host": socket.gethostname()}))
@@ -259,7 +268,8 @@ def pairing(runs: Sequence[StoredRun]) -> list[str]:
     if broken:
         return [f"NOT paired: within a seed, arms differ in {name}" for name in broken]
     layers = sum(name.startswith("init ") for name in names)
+    seeds = len({run.seed for run, _ in fingerprints})
     return [
-        f"paired: within each of {len({run.seed for run, _ in fingerprints})} seeds, all finished arms share data, training subset, order, "
-        f"augmentation, and the initial weights of equal layers ({layers} compared)"
+        f"paired: within each of {seeds} seeds, all finished arms share data, training subset, order, augmentation, "
+        f"and the initial weights of equal layers ({layers} compared)"
     ]

@@ -15,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from allelse.claims import Claim, check_claims
 from allelse.errors import StudyError, did_you_mean
@@ -149,13 +149,13 @@ class Study:
 def packaged_studies() -> dict[str, str]:
     """The text of every study file that comes with allelse, by name, in the order of the mission."""
     folder = files("allelse") / "studies"
-    texts = {entry.name.removesuffix(".toml"): entry.read_text("utf-8") for entry in folder.iterdir() if entry.name.endswith(".toml")}
+    texts = {
+        entry.name.removesuffix(".toml"): entry.read_text("utf-8") for entry in folder.iterdir() if entry.name.endswith(".toml")
+    }
     return dict(sorted(texts.items(), key=lambda item: (not item[0].startswith("sigmoid"), item[0])))
 
 
-def load(
-    name_or_path: str | Path, *, quick: bool = False, seeds: int | None = None, changes: Sequence[str] = ()
-) -> Study:
+def load(name_or_path: str | Path, *, quick: bool = False, seeds: int | None = None, changes: Sequence[str] = ()) -> Study:
     """Read and check a study.
 
     Arguments:
@@ -180,10 +180,7 @@ def load(
     with place.named():
         file = StudyFile.model_validate(raw)
     own_factors = _factors(file.factors, place)
-    try:
-        check_claims(file.claims, {factor: list(levels) for factor, levels in own_factors.items()})
-    except StudyError as error:
-        raise place.error(("claims",), str(error)) from None
+    _check_claims(file.claims, own_factors, place)
     _check_references(file.references, own_factors, place)
 
     recipe, factors = copy.deepcopy(file.recipe), dict(own_factors)
@@ -243,7 +240,9 @@ def _factors(raw: Mapping[str, Any], place: Place, under: str = "factors") -> di
                 raise place.error(path, f"{levels!r} names a level twice; allowed: each level once")
             factors[factor] = dict(labelled)
         else:
-            raise place.error(path, f"{levels!r}; allowed: a list of levels, or a table of named levels with the keys each one sets")
+            raise place.error(
+                path, f"{levels!r}; allowed: a list of levels, or a table of named levels with the keys each one sets"
+            )
     return factors
 
 
@@ -256,7 +255,13 @@ def _label(level: Any) -> Level:
     return level
 
 
-def _arms(recipe: dict[str, Any], factors: dict[str, dict[Level, dict[str, Any]]], place: Place, changes: Sequence[str], quick: Sequence[str]) -> Iterator[Arm]:
+def _arms(
+    recipe: dict[str, Any],
+    factors: dict[str, dict[Level, dict[str, Any]]],
+    place: Place,
+    changes: Sequence[str],
+    quick: Sequence[str],
+) -> Iterator[Arm]:
     for combination in itertools.product(*(levels.items() for levels in factors.values())):
         levels = {factor: label for factor, (label, _) in zip(factors, combination, strict=True)}
         raw = copy.deepcopy(recipe)
@@ -314,11 +319,25 @@ def _parse_change(change: str) -> tuple[str, Any]:
         return key.strip(), text.strip()
 
 
+def _check_claims(claims: Sequence[Claim], factors: Mapping[str, Mapping[Level, Any]], place: Place) -> None:
+    levels_from_factor = {factor: list(levels) for factor, levels in factors.items()}
+    for number in range(len(claims)):  # the claims up to this one, so that the first mistake is this one's
+        try:
+            check_claims(claims[: number + 1], levels_from_factor)
+        except StudyError as error:
+            raise place.error(("claims", number), str(error)) from None
+
+
 def _check_references(references: Sequence[Reference], factors: Mapping[str, Mapping[Level, Any]], place: Place) -> None:
-    for reference in references:
+    for number, reference in enumerate(references):
         for factor, level in reference.arm.items():
             if factor not in factors:
-                raise place.error(("references",), f"{reference.source!r} names the factor {factor!r}; {did_you_mean(factor, list(factors))}")
+                raise place.error(
+                    ("references", number),
+                    f"{reference.source!r} names the factor {factor!r}; {did_you_mean(factor, list(factors))}",
+                )
             if level not in factors[factor]:
                 allowed = [str(label) for label in factors[factor]]
-                raise place.error(("references",), f"{reference.source!r}: {factor} = {level!r}; {did_you_mean(level, allowed)}")
+                raise place.error(
+                    ("references", number), f"{reference.source!r}: {factor} = {level!r}; {did_you_mean(level, allowed)}"
+                )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +15,8 @@ from allelse.blocks.weights import Stacked, constant
 class PReLU(Stacked):
     """max(0, x) + slope · min(0, x) with one learned slope a replica (He et al. 2015, equation 1, channel-shared)."""
 
+    slope: nn.Parameter
+
     def __init__(self, replicas: int, activation: recipe.PReLU) -> None:
         super().__init__(replicas)
         self.add_parameter("slope", (1,), constant(activation.slope))
@@ -21,7 +26,7 @@ class PReLU(Stacked):
         return torch.nn.functional.prelu(x, self.slope.to(x.dtype).expand(-1, channels).flatten())
 
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[int, Any], nn.Module]] = {
     "sigmoid": lambda replicas, activation: nn.Sigmoid(),
     "tanh": lambda replicas, activation: nn.Tanh(),
     "relu": lambda replicas, activation: nn.ReLU(),

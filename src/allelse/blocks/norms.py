@@ -5,7 +5,8 @@ BatchNorm over R·C channels is R BatchNorms; GroupNorm with R·G groups is R Gr
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,9 @@ Statistics = Literal["update", "running", "batch"]
 class _Affine(Stacked):
     """A norm with, where asked, a scale and a shift a channel."""
 
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
+
     def __init__(self, replicas: int, channels: int, eps: float, affine: bool) -> None:
         super().__init__(replicas)
         self.eps = eps
@@ -32,7 +36,7 @@ class _Affine(Stacked):
 
     def scale_and_shift(self) -> tuple[Tensor | None, Tensor | None]:
         """Both as [R·C], or both ``None``."""
-        if self.weight is None:
+        if self.weight is None or self.bias is None:
             return None, None
         return self.weight.flatten(), self.bias.flatten()
 
@@ -71,12 +75,14 @@ class GroupNorm(_Affine):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.scale_and_shift()
-        if weight is not None and x.is_cuda:  # torch's CUDA kernel wants scale and shift in the input's type
+        if (
+            weight is not None and bias is not None and x.is_cuda
+        ):  # torch's CUDA kernel wants scale and shift in the input's type
             weight, bias = weight.to(x.dtype), bias.to(x.dtype)
         return F.group_norm(x, self.replicas * self.groups, weight, bias, self.eps)
 
 
-NORMS = {
+NORMS: dict[str, Callable[[int, int, Any], nn.Module]] = {
     "batch": BatchNorm,
     "group": lambda replicas, channels, norm: GroupNorm(replicas, channels, norm.groups_of(channels), norm.eps, norm.affine),
     "layer": lambda replicas, channels, norm: GroupNorm(replicas, channels, 1, norm.eps, norm.affine),

@@ -40,6 +40,9 @@ class Stacked(nn.Module):
 class Conv2d(Stacked):
     """R convolutions as one with R groups, stride 1, padded to keep the size. [N, R·Cin, H, W] → [N, R·Cout, H, W]."""
 
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
     def __init__(self, replicas: int, channels_in: int, channels_out: int, kernel: int, bias: bool) -> None:
         super().__init__(replicas)
         shape = (channels_out, channels_in, kernel, kernel)
@@ -58,6 +61,9 @@ class Conv2d(Stacked):
 
 class Linear(Stacked):
     """R linear layers as one batched product. [N, R·Fin] → [N, R·Fout]."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
 
     def __init__(self, replicas: int, features_in: int, features_out: int, bias: bool = True) -> None:
         super().__init__(replicas)

@@ -25,7 +25,8 @@ Folder = Annotated[Path, typer.Argument(metavar="DIR", help="An output folder.")
 QuickFlag = Annotated[bool, typer.Option("--quick", help="The study's small version, on data that come with allelse.")]
 Seeds = Annotated[int | None, typer.Option("--seeds", metavar="N", help="Seeds instead of the file's number.")]
 Changes = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe key, or a factor's levels; may be repeated.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe key, or a factor's levels; may be repeated."),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 
@@ -116,7 +117,9 @@ def run(
         tables.show_results(opened)
     print(f"results in {folder}; again: allelse results {folder}")
     if failed := outcome.runs_by_status.get("failed", 0):
-        print(f"allelse: {failed} runs failed, see {folder / 'allelse.log'}; the same command tries them again", file=sys.stderr)
+        print(
+            f"allelse: {failed} runs failed, see {folder / 'allelse.log'}; the same command tries them again", file=sys.stderr
+        )
         raise typer.Exit(1)
 
 
@@ -179,4 +182,6 @@ def data_import(
 
     kept = data.import_images(name, path)
     dataset = data.load(name)
-    print(f"{name}: {len(dataset.train_labels)} + {len(dataset.test_labels)} images, fingerprint {dataset.fingerprint}, in {kept}")
+    print(
+        f"{name}: {len(dataset.train_labels)} + {len(dataset.test_labels)} images, fingerprint {dataset.fingerprint}, in {kept}"
+    )

@@ -61,7 +61,8 @@ class Screen:
                 TimeRemainingColumn(),
                 console=self.console,
             )
-            self.task = self.bar.add_task("training", total=plan.seconds, completed=done)
+            self.task = self.bar.add_task("training", total=plan.seconds)
+            self.bar.update(self.task, completed=done)
             self.bar.start()
 
     def advance(self, seconds: float) -> None:

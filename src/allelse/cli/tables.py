@@ -70,7 +70,9 @@ def show_plan(study: Study, plan: Plan, dataset_of: Callable[[Recipe], Dataset],
         )
     console.print(table)
     runs = len(study.arms) * len(study.seeds)
-    console.print(f"\n{runs} runs in {len(plan.packs)} packs on {device}: about {duration(plan.seconds)} (packs: replicas × packs)")
+    console.print(
+        f"\n{runs} runs in {len(plan.packs)} packs on {device}: about {duration(plan.seconds)} (packs: replicas × packs)"
+    )
     console.print("\nWhat differs between arms")
     for key, values in differing_keys(study.arms).items():
         shown = ", ".join(dict.fromkeys(_plain(value) for value in values))
@@ -79,7 +81,9 @@ def show_plan(study: Study, plan: Plan, dataset_of: Callable[[Recipe], Dataset],
     console.print("  the training images, their order and their augmentation in each epoch")
     named = [{(layer.name, layer.shape) for layer in layers(arm, dataset_of(arm.recipe))} for arm in study.arms]
     shared = set.intersection(*named)
-    console.print(f"  the initial weights of every layer that two arms have with one name and shape ({len(shared)} in all arms)")
+    console.print(
+        f"  the initial weights of every layer that two arms have with one name and shape ({len(shared)} in all arms)"
+    )
 
 
 def _sizes(sizes: Sequence[int]) -> str:
@@ -153,7 +157,10 @@ def write(frame: pd.DataFrame, output: str, store: Store) -> None:
     elif output == "json":
         factors = list(store.definition["factors"])
         nested = [
-            {**{key: value for key, value in row.items() if key not in factors}, "arm": {factor: row[factor] for factor in factors}}
+            {
+                **{key: value for key, value in row.items() if key not in factors},
+                "arm": {factor: row[factor] for factor in factors},
+            }
             for row in frame.to_dict("records")
         ]
         print(_json(nested))
@@ -185,13 +192,17 @@ def show_status(store: Store) -> None:
         return
     console.print(f"{len(runs)} runs: " + ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses)))
     left = sum(
-        planned["seconds"] for planned in (store.plan or {"packs": []})["packs"] if _is_pending(planned["runs"], store.status_from_run())
+        planned["seconds"]
+        for planned in (store.plan or {"packs": []})["packs"]
+        if _is_pending(planned["runs"], store.status_from_run())
     )
     if left:
         console.print(f"about {duration(left)} left on the device that it was planned on; the same command goes on")
     for line in pairing(runs):
         console.print(line)
-    devices = {(run.result.provenance.device, run.result.provenance.precision) for run in runs if run.result and run.result.provenance}
+    devices = {
+        (run.result.provenance.device, run.result.provenance.precision) for run in runs if run.result and run.result.provenance
+    }
     for device, precision in sorted(devices):
         console.print(f"trained on {device} in {precision}")
 
@@ -208,7 +219,9 @@ def show_data(entries: Sequence[Entry]) -> None:
         console.print(f"{entry.name}", style="bold")
         console.print(f"  {entry.what}{shape}{counts}")
         size = f" ({entry.bytes / 1e6:.0f} MB)" if entry.bytes else ""
+        if entry.shape is None:
+            continue
         if entry.present:
             console.print(f"  here: {entry.where or 'bundled'}{size}", soft_wrap=True)
-        elif entry.train:
+        else:
             console.print(f"  not here: allelse data fetch {entry.name}, or allelse data import {entry.name} PATH")

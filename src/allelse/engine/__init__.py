@@ -1,4 +1,4 @@
-"""Training: a pack, a data set and a device in, one ``RunResult`` for each run out. Knows nothing of studies, plans or stores."""
+"""Training: a pack, a data set and a device in, one ``RunResult`` a run out. Knows nothing of studies, plans or stores."""
 
 from allelse.engine.device import compute_dtype, describe_device, find_device
 from allelse.engine.loop import Progress, train_pack

@@ -23,7 +23,7 @@ EVALUATION_BATCH = 500
 
 @dataclass(frozen=True)
 class Draws:
-    """What one seed draws for one epoch; every array has one entry for each image of the whole training split, but ``order``."""
+    """What one seed draws for one epoch; arrays have one entry for each image of the training split, but ``order``."""
 
     order: np.ndarray
     """[n] the images of this seed's subset, in the order they are seen"""
@@ -42,9 +42,7 @@ class Draws:
         return hashlib.sha256(self.order.tobytes()).hexdigest(), augmentation.hexdigest()
 
 
-def draw_epoch(
-    seed: int, epoch: int, subset: np.ndarray, images: int, side: tuple[int, int], augment: Sequence[recipe.Augmentation]
-) -> Draws:
+def draw_epoch(seed: int, epoch: int, subset: np.ndarray, images: int, side: tuple[int, int], training: recipe.Recipe) -> Draws:
     """The draws of one seed in one epoch, each kind from its own stream.
 
     Arguments:
@@ -53,15 +51,14 @@ def draw_epoch(
         subset: [n] indices of this seed's training images.
         images: size of the whole training split.
         side: height and width of an image, in pixels.
-        augment: the recipe's augmentations.
+        training: the recipe, for its augmentations.
     """
-    part_from_name = {part.name: part for part in augment}
     flip = crop = cutout = None
-    if "flip" in part_from_name:
+    if training.augmentation(recipe.Flip):
         flip = stream(seed, "augment", "flip", epoch).random(images, dtype=np.float32) < 0.5
-    if "crop" in part_from_name:
-        crop = stream(seed, "augment", "crop", epoch).integers(0, 2 * part_from_name["crop"].padding + 1, (images, 2))
-    if "cutout" in part_from_name:
+    if part := training.augmentation(recipe.Crop):
+        crop = stream(seed, "augment", "crop", epoch).integers(0, 2 * part.padding + 1, (images, 2))
+    if training.augmentation(recipe.Cutout):
         cutout = stream(seed, "augment", "cutout", epoch).integers(0, side, (images, 2))
     order = subset[stream(seed, "order", epoch).permutation(len(subset))]
     return Draws(order, flip, crop, cutout)
@@ -70,7 +67,9 @@ def draw_epoch(
 class ImageFeed:
     """One split on one device, from which batches for R replicas are gathered by index arithmetic alone."""
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, padding: int, scale: tuple[Tensor, Tensor], device: torch.device) -> None:
+    def __init__(
+        self, images: np.ndarray, labels: np.ndarray, padding: int, scale: tuple[Tensor, Tensor], device: torch.device
+    ) -> None:
         """
         Arguments:
             images: uint8 [n, H, W, C].

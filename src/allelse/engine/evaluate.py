@@ -38,7 +38,9 @@ def set_statistics(network: Network, statistics: Statistics) -> None:
 
 
 @torch.no_grad()
-def evaluate(network: Network, feed: ImageFeed, index_nR: Tensor, dtype: torch.dtype, statistics: Statistics = "running") -> Score:
+def evaluate(
+    network: Network, feed: ImageFeed, index_nR: Tensor, dtype: torch.dtype, statistics: Statistics = "running"
+) -> Score:
     """Score every replica on the images at ``index_nR`` ([n, R], or [n, 1] for all), in that order."""
     set_statistics(network, statistics)
     loss = torch.zeros(network.replicas, dtype=torch.float64, device=index_nR.device)

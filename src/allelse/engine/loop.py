@@ -107,9 +107,9 @@ class Training:
         self.subsets = [train for train, _ in splits]
         self.steps_per_epoch = len(self.subsets[0]) // self.recipe.batch_size
         assert self.steps_per_epoch > 0, "the plan holds every batch size against its data"
-        part_from_name = {part.name: part for part in self.recipe.augment}
-        padding = part_from_name["crop"].padding if "crop" in part_from_name else 0
-        self.cutout_size = part_from_name["cutout"].size if "cutout" in part_from_name else 0
+        crop, cutout = self.recipe.augmentation(recipe.Crop), self.recipe.augmentation(recipe.Cutout)
+        padding = crop.padding if crop else 0
+        self.cutout_size = cutout.size if cutout else 0
         scale = scale_of(dataset, weights_dtype)
         self.train_feed = ImageFeed(dataset.train_images, dataset.train_labels, padding, scale, device)
         self.test_feed = ImageFeed(dataset.test_images, dataset.test_labels, 0, scale, device)
@@ -126,7 +126,8 @@ class Training:
         self.diverged = np.zeros(len(pack.runs), dtype=bool)
         self.history: list[list[dict[str, float]]] = [[] for _ in pack.runs]
         self.fingerprints = [
-            {"data": dataset.fingerprint, "subset": hashlib.sha256(subset.tobytes()).hexdigest()[:16]} for subset in self.subsets
+            {"data": dataset.fingerprint, "subset": hashlib.sha256(subset.tobytes()).hexdigest()[:16]}
+            for subset in self.subsets
         ]
         for full_name, _, _, parameter in stacked_parameters(self.network):
             shape = "x".join(map(str, parameter.shape[1:]))
@@ -192,7 +193,7 @@ class Training:
         """What each seed draws for the current epoch."""
         side = self.image_shape[:2]
         return [
-            draw_epoch(seed, self.epoch, subset, len(self.train_feed), side, self.recipe.augment)
+            draw_epoch(seed, self.epoch, subset, len(self.train_feed), side, self.recipe)
             for seed, subset in zip(self.pack.seeds, self.subsets, strict=True)
         ]
 
@@ -221,7 +222,9 @@ class Training:
             metrics[f"loss_{way}"] = float(score.loss[replica])
         diverged = bool(self.diverged[replica])
         if diverged:
-            first = next(number for number, epoch in enumerate(self.history[replica], 1) if not math.isfinite(epoch["train_loss"]))
+            first = next(
+                number for number, epoch in enumerate(self.history[replica], 1) if not math.isfinite(epoch["train_loss"])
+            )
             error = f"the training loss was no longer finite in epoch {first}"
         return RunResult(
             run=self.pack.runs[replica].id,
@@ -267,4 +270,3 @@ class Training:
             self.diverged = np.array(position["diverged"], dtype=bool)
             self.history = position["history"]
             self.fingerprints = position["fingerprints"]
-

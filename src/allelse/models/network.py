@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +24,7 @@ class Network(nn.Module):
         self.stem: nn.Module = nn.Identity()
         self.blocks = nn.ModuleList()
         self.pool_after: frozenset[int] = frozenset()
-        self.pool = F.max_pool2d
+        self.pool: Callable[[Tensor, int], Tensor] = F.max_pool2d
         self.head_pool = 0  # 0: average all positions
         self.flatten_images = False
         self.head: Linear
