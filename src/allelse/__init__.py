@@ -1,3 +1,29 @@
-"""allelse: does swapping this part of a neural network matter, all else equal?"""
+"""allelse: does swapping this part of a neural network matter, all else equal?
+
+``load`` a study, ``run`` it, and read its ``Results``. Importing allelse imports none of its rooms before they are used.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+__all__ = ["AllelseError", "Results", "__version__", "load", "run"]
+
+if TYPE_CHECKING:
+    from allelse.api import Results, load, run
+    from allelse.errors import AllelseError
+
+
+def __getattr__(name: str) -> Any:
+    if name == "AllelseError":
+        from allelse.errors import AllelseError
+
+        return AllelseError
+    if name in __all__:
+        from allelse import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'allelse' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -41,6 +41,8 @@ BOUND_FROM_TYPE = {
     "less_than": ("lt", "less than"),
 }
 
+KEY_FROM_DISCRIMINATOR = {"'name'": "name", "'kind'": "kind", "_family()": "family"}
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -50,8 +52,8 @@ class Origin:
     """the raw recipe that is being checked"""
     changes: Sequence[str]
     """``key=value`` texts from the command line"""
-    factor_from_key: Mapping[str, str]
-    """which factor set a dotted key"""
+    factor_from_key: Mapping[str, Path]
+    """where the factor stands that set a dotted key"""
     quick: Sequence[str]
     """keys that ``[quick]`` set"""
 
@@ -68,7 +70,7 @@ class Place:
         """A ``StudyError`` that names source, line and key."""
         line = line_of(self.text, path)
         where = f"{self.source}, line {line}" if line else self.source
-        return StudyError(f"{where}: {_dotted(path)}: {message}")
+        return StudyError(one_line(f"{where}: {_dotted(path)}: {message}"))
 
     @contextmanager
     def named(self, origin: Origin | None = None) -> Iterator[None]:
@@ -87,18 +89,21 @@ class Place:
         key = _dotted(path)
 
         def touches(other: str) -> bool:
-            return key == other or key.startswith(f"{other}.") or other.startswith(f"{key}.")
+            if other.startswith(f"{key}."):  # a whole part is at fault: whoever set a key of it that the message names
+                inner = other[len(key) + 1 :].partition(".")[0]
+                return re.search(rf"\b{re.escape(inner)}\b", message) is not None
+            return key == other or key.startswith(f"{other}.")
 
         for change in origin.changes:
             if touches(change.partition("=")[0].strip()):
-                return StudyError(f"--set {change}: {key}: {message}")
+                return StudyError(one_line(f"--set {change}: {key}: {message}"))
         for moved, factor in origin.factor_from_key.items():
             if touches(moved):
-                return self.error(("factors", factor), f"a level of this factor: {key}: {message}")
-        for table in ("quick", "recipe"):
-            if table == "recipe" or any(touches(quick) for quick in origin.quick):
-                return self.error((table, *path), message)
-        raise AssertionError("the loop above always returns")
+                return self.error(factor, f"a level of this factor: {key}: {message}")
+        for quick in origin.quick:
+            if touches(quick):
+                return self.error(("quick", quick, *path[quick.count(".") + 1 :]), message)
+        return self.error(("recipe", *path), message)
 
 
 def describe(error: Mapping[str, Any]) -> str:
@@ -131,7 +136,7 @@ def line_of(text: str, path: Path) -> int | None:
     table: list[str | int] = []
     counts: dict[tuple[str | int, ...], int] = {}
     best, best_line = 0, None
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if header := re.match(r"\s*(\[\[?)([^\[\]]+)\]\]?\s*(#.*)?$", line):
             table = _keys(f"[{header[2]}]")
             if header[1] == "[[":
@@ -172,6 +177,13 @@ def _path(error: Mapping[str, Any], raw: Any) -> list[str | int]:
             path.append(part)
     if error["type"] == "unknown_key":
         path.append(error["ctx"]["key"])
+    if error["type"] == "value_error":  # a whole part is at fault; our texts about one begin with the key
+        for part in re.match(r"[\w.]*", str(error["ctx"]["error"]))[0].split("."):  # type: ignore[index]
+            if isinstance(raw, Mapping) and part in raw:
+                path.append(part)
+                raw = raw[part]
+    if error["type"] == "union_tag_invalid" and isinstance(raw, Mapping):
+        path.append(KEY_FROM_DISCRIMINATOR[error["ctx"]["discriminator"]])
     return path
 
 
@@ -180,5 +192,7 @@ def _dotted(path: Path) -> str:
 
 
 def _shorten(value: object) -> str:
+    if isinstance(value, int) and abs(value) > 10**60:
+        return "a number of more than 60 digits"  # Python refuses to write out the longest ones
     text = one_line(repr(value) if not isinstance(value, bool) else str(value).lower())
     return text if len(text) <= 60 else text[:57] + "…"

@@ -225,8 +225,12 @@ class _Blocks(Part):
         return self
 
     def normalised_widths(self) -> tuple[int, ...]:
-        """The widths that the norm meets."""
-        return self.widths()
+        """The widths that the norm meets, without the images' own channels; one before the weights meets what enters them."""
+        return self.widths()[:-1] if self.norm_comes_first() else self.widths()
+
+    def norm_comes_first(self) -> bool:
+        """Whether a block's norm stands before its convolution or linear layer."""
+        return self.block.startswith(("norm", "act-norm"))
 
     def widths(self) -> tuple[int, ...]:
         """The width of each block in order; a list longer than ``depth`` gives its first ``depth``."""
@@ -247,7 +251,8 @@ class ConvNet(_Blocks):
     head: Annotated[Head, Named] = Head()
 
     def normalised_widths(self) -> tuple[int, ...]:
-        return self.widths() + ((self.stem.width,) if self.stem and self.stem.norm else ())
+        meets_stem = self.stem and (self.stem.norm or self.norm_comes_first())
+        return super().normalised_widths() + ((self.stem.width,) if self.stem and meets_stem else ())
 
     @model_validator(mode="after")
     def _odd_kernels(self) -> ConvNet:

@@ -13,6 +13,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+METRICS: dict[str, str] = {
+    "accuracy": "percent of the test split, last epoch: the headline",
+    "accuracy_running": "percent, BatchNorm evaluated with its running statistics",
+    "accuracy_recalibrated": "percent, BatchNorm evaluated with statistics recalibrated over the training split",
+    "accuracy_batch": "percent, BatchNorm evaluated with the statistics of each test batch",
+    "statistics_gap": "percentage points, accuracy_recalibrated − accuracy_running",
+    "loss_running": "nats a test image",
+    "loss_recalibrated": "nats a test image",
+    "loss_batch": "nats a test image",
+    "train_accuracy": "percent of the last epoch's training batches",
+    "train_loss": "nats a training image, last epoch",
+    "test_accuracy": "percent of the test split, last epoch",
+    "test_loss": "nats a test image, last epoch",
+    "validation_accuracy": "percent of the validation split, last epoch",
+    "validation_loss": "nats a validation image, last epoch",
+    "gradient_decades_start": "log10 of gradient over weight norm, last block over first, first step; above 0: vanishing",
+    "gradient_decades_end": "the same at the last step",
+    "saturated": "share of activation inputs where the slope is under 0.05, last step, mean over layers",
+    "dead": "share of channels saturated for the whole batch, last step, mean over layers",
+    "effective_rank": "participation ratio of the last block's output channels, last step",
+    "mean_distance": "of BatchNorm's running means from the training split's, in its standard deviations, mean over layers",
+    "variance_distance": "|ln| of BatchNorm's running variances over the training split's, mean over layers",
+    "batch_noise": "scatter of training batches' means in standard deviations of the training split, mean over layers",
+}
+"""What claims can speak of and ``results --metric`` can show, by name, with unit."""
+
 Status = Literal["done", "diverged", "failed"]
 
 
@@ -105,6 +131,8 @@ class RunResult:
     """one mapping an epoch, in order: ``train_loss``, ``train_accuracy``, ``test_loss``, ``test_accuracy``, ``lr``"""
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     """digests of what this run was given: ``data``, ``subset``, ``order``, ``augmentation``, and ``init NAME SHAPE`` a layer"""
+    probes: Sequence[Mapping[str, Any]] = ()
+    """measurements of mechanism, one mapping a layer and step; ``engine.probes`` says which"""
     timing: Mapping[str, float] = field(default_factory=dict)
     """seconds: ``train``, ``evaluate``; and ``images_per_second`` of this run's share of its pack"""
     provenance: Provenance | None = None

@@ -136,10 +136,11 @@ def read(folder: str | Path) -> Iterator[Store]:
     Raises:
         StoreError: no study was run there, or it was written by a newer allelse.
     """
-    folder = Path(folder).expanduser()
+    folder = Path(os.path.expanduser(folder))
     if not (folder / FILE).is_file():
         raise StoreError(f"{folder}: no study was run there (it holds no {FILE}); 'allelse run STUDY --out {folder}' makes one")
-    with _connected(folder, "ro") as connection:
+    # A writer that was killed while it stored leaves a journal, which only a connection that may write can take back.
+    with _connected(folder, "rw" if os.access(folder, os.W_OK) else "ro") as connection:
         yield Store(folder, connection)
 
 
@@ -154,7 +155,7 @@ def write(folder: str | Path, definition: Mapping[str, Any]) -> Iterator[Store]:
     Raises:
         StoreError: another process holds the folder, another study or something else is in it, or it cannot be written.
     """
-    folder = Path(folder).expanduser()
+    folder = Path(os.path.expanduser(folder))
     with _explained(folder):
         if folder.exists() and not folder.is_dir():
             raise StoreError(f"{folder}: is a file; give a folder with --out")
@@ -189,7 +190,7 @@ def _connected(folder: Path, mode: str) -> Iterator[sqlite3.Connection]:
                 raise StoreError(
                     f"{folder}: written by a newer allelse (format {version}, this one reads {FORMAT}); upgrade allelse"
                 )
-            if mode == "ro" and version == 0:
+            if mode != "rwc" and version == 0:
                 raise StoreError(f"{folder}: its study never began; run it again")
         yield connection
     finally:

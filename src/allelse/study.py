@@ -10,6 +10,7 @@ import copy
 import itertools
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -17,13 +18,19 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from allelse.claims import Claim, check_claims
+from allelse.claims import Claim, check_claims, level_key
 from allelse.errors import StudyError, did_you_mean
 from allelse.messages import Origin, Place, one_line
 from allelse.recipe import Part, Recipe
 from allelse.records import RunSpec
 
 Level = str | int | float | bool
+
+COLUMNS = (
+    *("run", "arm", "seed", "status", "error", "accuracy"),
+    *("n", "mean", "sd", "low", "high", "diverged", "failed", "pending"),
+)
+"""what the tables call their own columns, so that no factor may have such a name"""
 
 
 class Header(Part):
@@ -34,7 +41,7 @@ class Header(Part):
     question: Annotated[str, Field(min_length=1)]
     seeds: Annotated[int, Field(ge=1, le=10_000)]
     """replications of every arm"""
-    first_seed: Annotated[int, Field(ge=0)] = 0
+    first_seed: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
     """the seeds are this one and those that follow"""
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     """how often a wrong verdict may be reached, over all claims of the study"""
@@ -170,7 +177,7 @@ def load(name_or_path: str | Path, *, quick: bool = False, seeds: int | None = N
     source, text = _read(str(name_or_path))
     try:
         raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # besides TOMLDecodeError: numbers of thousands of digits, deep nesting
         raise StudyError(f"{source}: not valid TOML: {one_line(error)}; mend the file there") from None
     place = Place(source, text, raw)
     if quick and "quick" not in raw:
@@ -185,14 +192,18 @@ def load(name_or_path: str | Path, *, quick: bool = False, seeds: int | None = N
 
     recipe, factors = copy.deepcopy(file.recipe), dict(own_factors)
     if quick:
-        _merge(recipe, file.quick.recipe)
+        for key, value in file.quick.recipe.items():
+            with _placed(place, ("quick", key)):
+                _merge(recipe, {key: value})
         factors.update(_factors(file.quick.factors, place, under="quick.factors"))
     for change in changes:
         key, value = _parse_change(change)
         if key in factors:
             factors.update(_factors({key: value if isinstance(value, list) else [value]}, Place(f"--set {change}", "", {})))
         else:
-            _put(recipe, key, value)
+            _check_takes_effect(change, key, factors)
+            with _placed(Place(f"--set {change}", "", {}), (key,)):
+                _put(recipe, key, value)
     count = seeds if seeds is not None else file.quick.seeds if quick and file.quick.seeds else file.study.seeds
     if not 1 <= count <= 10_000:
         raise StudyError(f"--seeds {count}: allowed: 1 to 10000")
@@ -202,7 +213,7 @@ def load(name_or_path: str | Path, *, quick: bool = False, seeds: int | None = N
         seeds=tuple(range(file.study.first_seed, file.study.first_seed + count)),
         alpha=file.study.alpha,
         factors={factor: tuple(levels) for factor, levels in factors.items()},
-        arms=tuple(_arms(recipe, factors, place, changes, list(file.quick.recipe) if quick else [])),
+        arms=tuple(_arms(recipe, factors, place, changes, file.quick if quick else Quick())),
         claims=file.claims,
         references=file.references,
         quick=quick,
@@ -213,14 +224,16 @@ def _read(name_or_path: str) -> tuple[str, str]:
     packaged = packaged_studies()
     if name_or_path in packaged:
         return f"{name_or_path} (packaged)", packaged[name_or_path]
-    path = Path(name_or_path).expanduser()
-    if not path.exists() and path.suffix != ".toml" and "/" not in name_or_path:
-        raise StudyError(f"{name_or_path}: no such study; {did_you_mean(name_or_path, list(packaged))}; or give a .toml file")
+    path = Path(name_or_path)
     try:
-        return str(path), path.read_text("utf-8")
+        path = path.expanduser()
+        if not path.exists() and path.suffix != ".toml" and "/" not in name_or_path:
+            known = did_you_mean(name_or_path, list(packaged))
+            raise StudyError(one_line(f"{name_or_path}: no such study; {known}; or give a .toml file"))
+        return str(path), path.read_text("utf-8-sig")
     except FileNotFoundError:
         raise StudyError(f"{path}: no such file; 'allelse new {path}' writes one to start from") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, RuntimeError) as error:  # RuntimeError: the home folder of a user who is not there
         raise StudyError(f"{path}: cannot be read as a UTF-8 text file: {one_line(error)}") from None
 
 
@@ -232,11 +245,13 @@ def _factors(raw: Mapping[str, Any], place: Place, under: str = "factors") -> di
     factors: dict[str, dict[Level, dict[str, Any]]] = {}
     for factor, levels in raw.items():
         path = (*under.split("."), factor)
+        if factor in COLUMNS:
+            raise place.error(path, f"the tables have a column of this name; allowed: any but {', '.join(COLUMNS)}")
         if isinstance(levels, Mapping) and levels and all(isinstance(moved, Mapping) for moved in levels.values()):
             factors[factor] = {label: dict(moved) for label, moved in levels.items()}
         elif isinstance(levels, list) and levels:
             labelled = [(_label(level), {factor: level}) for level in levels]
-            if len({(type(label), label) for label, _ in labelled}) < len(labelled):
+            if len({label for label, _ in labelled}) < len(labelled):  # 1, 1.0 and true are one level, as in any dict
                 raise place.error(path, f"{levels!r} names a level twice; allowed: each level once")
             factors[factor] = dict(labelled)
         else:
@@ -260,19 +275,39 @@ def _arms(
     factors: dict[str, dict[Level, dict[str, Any]]],
     place: Place,
     changes: Sequence[str],
-    quick: Sequence[str],
+    quick: Quick,
 ) -> Iterator[Arm]:
     for combination in itertools.product(*(levels.items() for levels in factors.values())):
         levels = {factor: label for factor, (label, _) in zip(factors, combination, strict=True)}
         raw = copy.deepcopy(recipe)
         moved_by = {}
         for factor, (_, moved) in zip(factors, combination, strict=True):
+            stands = ("quick", "factors", factor) if factor in quick.factors else ("factors", factor)
             for key, value in moved.items():
-                _put(raw, key, value)
-                moved_by[key] = factor
-        with place.named(Origin(raw, changes, moved_by, quick)):
+                with _placed(place, stands):
+                    _put(raw, key, value)
+                moved_by[key] = stands
+        with place.named(Origin(raw, changes, moved_by, list(quick.recipe))):
             checked = Recipe.model_validate(raw)
         yield Arm(levels, checked)
+
+
+@contextmanager
+def _placed(place: Place, path: Sequence[str]) -> Iterator[None]:
+    """Let a ``StudyError`` inside this block say where the value stands."""
+    try:
+        yield
+    except StudyError as error:
+        raise place.error(path, str(error)) from None
+
+
+def _check_takes_effect(change: str, key: str, factors: Mapping[str, Mapping[Level, Mapping[str, Any]]]) -> None:
+    """Refuse a change of what every arm sets anew: it would be passed over in silence."""
+    for factor, levels in factors.items():
+        if all(any(key == moved or key.startswith(f"{moved}.") for moved in level) for level in levels.values()):
+            raise StudyError(
+                one_line(f"--set {change}: every level of the factor {factor!r} sets {key}, so this would change nothing")
+            )
 
 
 def _put(recipe: dict[str, Any], key: str, value: Any) -> None:
@@ -284,7 +319,7 @@ def _put(recipe: dict[str, Any], key: str, value: Any) -> None:
         if isinstance(child, str):
             child = {"name": child}
         if not isinstance(child, dict):
-            raise StudyError(f"{key}: {parent} is {child!r}, which has no keys of its own; name an existing key of the recipe")
+            raise StudyError(f"{parent} is {child!r}, which has no keys of its own; name an existing key of the recipe")
         node[parent] = child
         node = child
     node[last] = copy.deepcopy(value)
@@ -315,7 +350,7 @@ def _parse_change(change: str) -> tuple[str, Any]:
         raise StudyError(f"--set {change}: allowed: key=value, e.g. --set epochs=2 or --set 'model.depth=[1, 2]'")
     try:
         return key.strip(), tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return key.strip(), text.strip()
 
 
@@ -336,7 +371,7 @@ def _check_references(references: Sequence[Reference], factors: Mapping[str, Map
                     ("references", number),
                     f"{reference.source!r} names the factor {factor!r}; {did_you_mean(factor, list(factors))}",
                 )
-            if level not in factors[factor]:
+            if level_key(level) not in map(level_key, factors[factor]):
                 allowed = [str(label) for label in factors[factor]]
                 raise place.error(
                     ("references", number), f"{reference.source!r}: {factor} = {level!r}; {did_you_mean(level, allowed)}"

@@ -79,6 +79,10 @@ class GroupNorm(_Affine):
             weight is not None and bias is not None and x.is_cuda
         ):  # torch's CUDA kernel wants scale and shift in the input's type
             weight, bias = weight.to(x.dtype), bias.to(x.dtype)
+        if weight is not None and torch.is_grad_enabled() and not x.requires_grad:
+            # A norm that meets the images themselves: torch's channels-last CPU kernel (2.13) crashes where no gradient of
+            # its input is wanted, so one is asked for, and thrown away.
+            x = x.detach().requires_grad_()
         return F.group_norm(x, self.replicas * self.groups, weight, bias, self.eps)
 
 

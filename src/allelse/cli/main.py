@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -30,6 +31,9 @@ Changes = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 
+STOPPED = 130
+"""the exit code after Ctrl-C"""
+
 
 def main() -> None:
     """Entry point of ``allelse``: every user's mistake becomes one line and exit code 2."""
@@ -38,15 +42,19 @@ def main() -> None:
     except AllelseError as error:
         _fail(str(error))
     except KeyboardInterrupt:
-        print("allelse: stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+        code = STOPPED
     except BrokenPipeError:  # the reader of our output left, as `| head` does
         sys.stderr.close()
         sys.exit(0)
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
-        _fail(f"{error.format_message()}; 'allelse --help' lists commands, 'allelse COMMAND --help' their options")
+        if type(error).__name__ == "NoArgsIsHelpError":  # 'allelse' alone: its message is the help
+            print(error.format_message(), file=sys.stderr)
+            sys.exit(2)
+        _fail(f"{error.format_message().rstrip('.')}; 'allelse --help' lists commands, 'allelse COMMAND --help' their options")
+    if code == STOPPED:  # typer returns this for Ctrl-C
+        print("allelse: stopped; the same command goes on from here", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -71,7 +79,7 @@ def new(file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to writ
 
     text = (files("allelse") / "studies" / "template.toml.txt").read_text("utf-8")
     try:
-        with file.expanduser().open("x", encoding="utf-8") as opened:
+        with Path(os.path.expanduser(file)).open("x", encoding="utf-8") as opened:
             opened.write(text)
     except FileExistsError:
         raise StoreError(f"{file}: is there already and is left as it is; give another name") from None
@@ -103,11 +111,12 @@ def run(
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Output folder; runs/NAME when left out.")] = None,
     device: Device = "auto",
 ) -> None:
-    """Train a study, or go on where it stopped, and show its table."""
+    """Train a study, or go on where it stopped; show its table and verdicts, and write its report."""
     from allelse import store, study
     from allelse.cli import tables
     from allelse.cli.progress import Screen
     from allelse.launch import run_study
+    from allelse.report import judge, write_report
 
     loaded = study.load(study_name, quick=quick, seeds=seeds, changes=changes or ())
     folder = out or Path("runs") / loaded.name
@@ -115,7 +124,8 @@ def run(
         outcome = run_study(loaded, folder, device, screen)
     with store.read(folder) as opened:
         tables.show_results(opened)
-    print(f"results in {folder}; again: allelse results {folder}")
+        tables.show_verdicts(judge(opened))
+    print(f"\nreport: {write_report(folder)}")
     if failed := outcome.runs_by_status.get("failed", 0):
         print(
             f"allelse: {failed} runs failed, see {folder / 'allelse.log'}; the same command tries them again", file=sys.stderr
@@ -151,6 +161,32 @@ def results(
         else:
             frame = opened.table(timing=timing) if runs else tables.arms(opened, metric)
             tables.write(frame, output, opened)
+
+
+@app.command()
+def verdicts(
+    folder: Folder,
+    output: Annotated[Literal["table", "json"], typer.Option("--format")] = "table",
+) -> None:
+    """What became of each claim: supported, refuted or undecided, with its evidence."""
+    from allelse import store
+    from allelse.cli import tables
+    from allelse.report import judge
+
+    with store.read(folder) as opened:
+        judged = judge(opened)
+    if output == "json":
+        print(tables.as_json([verdict.to_json() for verdict in judged]))
+    else:
+        tables.show_verdicts(judged)
+
+
+@app.command()
+def report(folder: Folder) -> None:
+    """Write report.html (one self-contained file), report.md and the figures into the output folder."""
+    from allelse.report import write_report
+
+    print(f"wrote {write_report(folder)}")
 
 
 @data_app.command("list")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from allelse.plan import Plan
+if TYPE_CHECKING:
+    from allelse.plan import Plan  # brings torch along
 
 SECONDS_BETWEEN_LINES = 30.0
 

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich import box
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 
 from allelse import stats
 from allelse.cli.progress import duration
 from allelse.data import Dataset, Entry
-from allelse.errors import StoreError
-from allelse.plan import Plan, differing_keys, layers, parameters
+from allelse.claims import Claim, check_claims
+from allelse.errors import StoreError, StudyError
 from allelse.recipe import Recipe
 from allelse.store import Store, pairing
 from allelse.study import Study
+
+if TYPE_CHECKING:
+    from allelse.plan import Plan  # brings torch along
 
 NARROWEST = 80
 
@@ -53,6 +57,8 @@ def show_studies(studies: Sequence[Study]) -> None:
 
 
 def show_plan(study: Study, plan: Plan, dataset_of: Callable[[Recipe], Dataset], device: str) -> None:
+    from allelse.plan import differing_keys, layers, parameters
+
     console = _console()
     console.print(f"{study.name}: {study.question}", style="bold")
     numbers = ["parameters", "lr", "packs", "img/s", "time"]
@@ -77,6 +83,11 @@ def show_plan(study: Study, plan: Plan, dataset_of: Callable[[Recipe], Dataset],
     for key, values in differing_keys(study.arms).items():
         shown = ", ".join(dict.fromkeys(_plain(value) for value in values))
         console.print(f"  {key}: {shown}")
+    if study.claims:
+        levels = {factor: list(labels) for factor, labels in study.factors.items()}
+        console.print(f"\nWhat {len(study.seeds)} seeds can decide (assumed: differences of two arms vary by 1 point over seeds)")
+        for claim in study.claims:
+            console.print(f"  {_decidable(claim, study, levels)}")
     console.print("\nThe same in all arms of a seed, by construction")
     console.print("  the training images, their order and their augmentation in each epoch")
     named = [{(layer.name, layer.shape) for layer in layers(arm, dataset_of(arm.recipe))} for arm in study.arms]
@@ -84,6 +95,16 @@ def show_plan(study: Study, plan: Plan, dataset_of: Callable[[Recipe], Dataset],
     console.print(
         f"  the initial weights of every layer that two arms have with one name and shape ({len(shared)} in all arms)"
     )
+
+
+def _decidable(claim: Claim, study: Study, levels: Mapping[str, Sequence[Any]]) -> str:
+    try:
+        check_claims([claim], levels)
+    except StudyError:
+        return f"{claim.id}: not asked in this run, which lacks its levels"
+    # Holm's first step divides α by the number of claims, so each is judged as one of them all.
+    [judged] = stats.decidability([claim], levels, len(study.seeds), study.alpha / len(study.claims))
+    return judged.text
 
 
 def _sizes(sizes: Sequence[int]) -> str:
@@ -104,12 +125,12 @@ def arms(store: Store, metric: str = "accuracy") -> pd.DataFrame:
 
 def show_results(store: Store, metric: str = "accuracy") -> None:
     console, definition = _console(), store.definition
-    console.print(f"{definition['name']}: {definition['question']}", style="bold")
     statuses = list(store.status_from_run().values())
-    if not {"done", "diverged"} & set(statuses):
+    summary = arms(store, metric) if {"done", "diverged", "failed"} & set(statuses) else None
+    console.print(f"{definition['name']}: {definition['question']}", style="bold")
+    if summary is None:
         console.print(f"nothing is finished yet ({len(statuses)} runs planned)")
         return
-    summary = arms(store, metric)
     references = [reference for reference in definition["references"] if metric == "accuracy" and not definition["quick"]]
     troubles = [column for column in ("diverged", "failed", "pending") if summary[column].any()]
     numbers = ["n", "mean", "sd", "95 % interval", "published", *troubles]
@@ -151,6 +172,10 @@ def write(frame: pd.DataFrame, output: str, store: Store) -> None:
     if output == "parquet":
         if sys.stdout.isatty():
             raise StoreError("parquet is not for the screen; send it to a file: allelse results DIR --format parquet > FILE")
+        # There a column has one type, where the levels of a factor may have several.
+        for column in [name for name in frame if pd.api.types.is_object_dtype(frame[name])]:
+            if frame[column].dropna().map(type).nunique() > 1:
+                frame[column] = frame[column].map(str)
         frame.to_parquet(sys.stdout.buffer)
     elif output == "csv":
         print(frame.to_csv(index=False), end="")
@@ -163,12 +188,27 @@ def write(frame: pd.DataFrame, output: str, store: Store) -> None:
             }
             for row in frame.to_dict("records")
         ]
-        print(_json(nested))
+        print(as_json(nested))
     else:
-        print(frame.to_string(index=False, na_rep="–"))
+        _show_runs(frame, list(store.definition["factors"]))
 
 
-def _json(rows: list[dict[str, Any]]) -> str:
+def _show_runs(frame: pd.DataFrame, factors: Sequence[str]) -> None:
+    console = _console()
+    numbers = {"seed": "seed", "accuracy": "accuracy", "seconds_train": "train s", "images_per_second": "img/s"}
+    numbers = {column: heading for column, heading in numbers.items() if column in frame}
+    table = _table("run", *map(short, factors), "status", *numbers.values(), numbers=numbers.values())
+    for row in frame.to_dict("records"):
+        values = (str(row[column]) if column == "seed" else _number(row[column]) for column in numbers)
+        table.add_row(row["run"], *(str(row[factor]) for factor in factors), row["status"], *values)
+    console.print(table)
+    for row in frame.to_dict("records"):
+        if row["status"] in ("diverged", "failed"):
+            console.print(f"{row['run']} {row['status']}: {row['error']}")
+    console.print("\nevery metric of every run: --runs --format csv, json or parquet")
+
+
+def as_json(rows: list[dict[str, Any]]) -> str:
     import json
 
     def plain(value: Any) -> Any:
@@ -178,6 +218,17 @@ def _json(rows: list[dict[str, Any]]) -> str:
         return None if isinstance(value, float) and value != value else value
 
     return json.dumps([plain(row) for row in rows], indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def show_verdicts(verdicts: Sequence[stats.Verdict]) -> None:
+    """Each claim with its verdict and the sentence that gives its evidence."""
+    console = _console()
+    style_from_ruling = {"supported": "bold green", "refuted": "bold red", "undecided": "bold yellow"}
+    if verdicts:
+        console.print("\nVerdicts", style="bold")
+    for verdict in verdicts:
+        console.print(f"{verdict.verdict:<9}  {verdict.says}", style=style_from_ruling[verdict.verdict])
+        console.print(Padding(verdict.sentence, (0, 0, 0, 11)))
 
 
 # ── status and data ─────────────────────────────────────────────────────────────────────────────────────────────────

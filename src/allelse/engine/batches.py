@@ -142,9 +142,12 @@ class ImageFeed:
             index_BR, flip_BR, crop_BR2, cutout_BR2 = batch
             yield self.gather(index_BR, dtype, flip_BR, crop_BR2, cutout_BR2, cutout_size)
 
-    def evaluation_batches(self, index_nR: Tensor, replicas: int, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor]]:
+    def evaluation_batches(
+        self, index_nR: Tensor, replicas: int, dtype: torch.dtype, batch_size: int = EVALUATION_BATCH
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """The images at ``index_nR`` once, in that order, without augmentation; [n, 1] shows all replicas the same ones."""
-        for index_BR in index_nR.split(EVALUATION_BATCH):
+        batches = -(-len(index_nR) // batch_size)  # of even size, because the statistics of a last batch of one are undefined
+        for index_BR in index_nR.tensor_split(max(batches, 1)):
             x, labels = self.gather(index_BR, dtype)
             if index_BR.shape[1] < replicas:
                 x = x.permute(0, 2, 3, 1).unsqueeze(3).expand(-1, -1, -1, replicas, -1).flatten(3).permute(0, 3, 1, 2)

@@ -51,6 +51,10 @@ def load_checkpoint(path: Path, pack: str, network: Network, optimizer: Optimize
         if name.startswith("optimizer/"):
             _, number, field = name.split("/")
             state.setdefault(int(number), {})[field] = tensor
-    network.load_state_dict({name[8:]: tensor for name, tensor in tensor_from_name.items() if name.startswith("network/")})
+    weights = {name[8:]: tensor for name, tensor in tensor_from_name.items() if name.startswith("network/")}
+    shapes = [{name: t.shape for name, t in tensors.items()} for tensors in (weights, network.state_dict())]
+    if shapes[0] != shapes[1] or not isinstance(position, dict):
+        return None
+    network.load_state_dict(weights)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return position

@@ -7,11 +7,12 @@ statistics, not about what the network has learned.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from allelse.blocks import BatchNorm
 from allelse.blocks.norms import Statistics
@@ -70,22 +71,57 @@ def recalibrate(network: Network, feed: ImageFeed, index_nR: Tensor, dtype: torc
         norm.momentum = momentum
 
 
+Moments = list[tuple[Tensor, Tensor]]
+"""Mean and variance, each [R, C], of every BatchNorm in order."""
+
+
+def moments(network: Network) -> Moments:
+    """A copy of all running statistics."""
+    return [(norm.running_mean.clone(), norm.running_var.clone()) for norm in batch_norms(network)]
+
+
 def evaluate_three_ways(
     network: Network, train: tuple[ImageFeed, Tensor], test: tuple[ImageFeed, Tensor], dtype: torch.dtype
-) -> dict[str, Score]:
+) -> tuple[dict[str, Score], Moments]:
     """Scores on ``test`` under ``running``, ``recalibrated`` and ``batch`` statistics; the network is left as it was.
 
     A network without BatchNorm has one answer to all three.
+
+    Returns:
+        the scores, and the recalibrated statistics.
     """
     running = evaluate(network, *test, dtype)
     norms = batch_norms(network)
     if not norms:
-        return {"running": running, "recalibrated": running, "batch": running}
+        return {"running": running, "recalibrated": running, "batch": running}, []
     batch = evaluate(network, *test, dtype, statistics="batch")
-    kept = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]
+    kept = moments(network)
     recalibrate(network, *train, dtype)
     recalibrated = evaluate(network, *test, dtype)
+    population = moments(network)
     for norm, (mean, var) in zip(norms, kept, strict=True):
         norm.running_mean.copy_(mean)
         norm.running_var.copy_(var)
-    return {"running": running, "recalibrated": recalibrated, "batch": batch}
+    return {"running": running, "recalibrated": recalibrated, "batch": batch}, population
+
+
+@torch.no_grad()
+def scatter_of_batch_means(
+    network: Network, feed: ImageFeed, index_nR: Tensor, batch_size: int, batches: int, dtype: torch.dtype
+) -> list[Tensor]:
+    """Standard deviation, over training batches without augmentation, of the mean that each BatchNorm sees: [R, C] of each."""
+    means: list[list[Tensor]] = [[] for _ in batch_norms(network)]
+
+    def collector(found: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda module, inputs: found.append(
+            inputs[0].float().mean([0, *range(2, inputs[0].dim())]).unflatten(0, (network.replicas, -1))
+        )
+
+    hooks = [norm.register_forward_pre_hook(collector(found)) for norm, found in zip(batch_norms(network), means, strict=True)]
+    set_statistics(network, "batch")
+    for x, _ in feed.evaluation_batches(index_nR[: batches * batch_size], network.replicas, dtype, batch_size):
+        network(x)
+    set_statistics(network, "update")
+    for hook in hooks:
+        hook.remove()
+    return [torch.stack(found).std(0, correction=0) for found in means]

@@ -12,6 +12,7 @@ import platform
 import socket
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,11 +24,13 @@ from torch import Tensor
 
 import allelse
 from allelse import data, recipe
+from allelse.blocks import Conv2d, Linear
 from allelse.engine.batches import Draws, ImageFeed, draw_epoch, scale_of
 from allelse.engine.checkpoint import load_checkpoint, save_checkpoint
 from allelse.engine.device import compute_dtype, describe_device
-from allelse.engine.evaluate import Score, evaluate, evaluate_three_ways
+from allelse.engine.evaluate import Score, evaluate, evaluate_three_ways, moments, scatter_of_batch_means
 from allelse.engine.optim import build_optimizer, learning_rates
+from allelse.engine.probes import BATCHES_FOR_NOISE, Probe, probe_steps, summarise
 from allelse.models import Network, build_network, initialise, stacked_parameters
 from allelse.records import Pack, Provenance, RunResult
 from allelse.seeds import stream
@@ -121,6 +124,8 @@ class Training:
         self.rates = learning_rates(self.recipe.schedule, lr, self.recipe.epochs, self.steps_per_epoch)
         self.optimizer = build_optimizer(self.network, self.recipe.optimizer, lr)
 
+        self.probe = Probe(self.network)
+        self.probe_steps = probe_steps(self.recipe.epochs, self.steps_per_epoch)
         self.epoch = 0
         self.seconds = {"train": 0.0, "evaluate": 0.0}
         self.diverged = np.zeros(len(pack.runs), dtype=bool)
@@ -129,8 +134,10 @@ class Training:
             {"data": dataset.fingerprint, "subset": hashlib.sha256(subset.tobytes()).hexdigest()[:16]}
             for subset in self.subsets
         ]
-        for full_name, _, _, parameter in stacked_parameters(self.network):
+        for full_name, module, name, parameter in stacked_parameters(self.network):
             shape = "x".join(map(str, parameter.shape[1:]))
+            if name == "bias" and isinstance(module, (Conv2d, Linear)):  # its range follows from its layer's inputs
+                shape += " of " + "x".join(map(str, module.weight.shape[1:]))
             for fingerprint, values in zip(self.fingerprints, parameter.detach().cpu().numpy(), strict=True):
                 fingerprint[f"init {full_name} {shape}"] = hashlib.sha256(values.tobytes()).hexdigest()[:16]
 
@@ -150,7 +157,8 @@ class Training:
         reported = begun
         batches = self.train_feed.training_batches(draws, batch_size, self.dtype, self.cutout_size)
         for step, (x, labels_RB) in enumerate(batches, start=first_step):
-            batch_loss_R, logits_RBK = self.train_step(x, labels_RB, self.rates[step])
+            with self.probe.watching(step, step / self.steps_per_epoch) if step in self.probe_steps else nullcontext():
+                batch_loss_R, logits_RBK = self.train_step(x, labels_RB, self.rates[step])
             loss_R += batch_loss_R
             correct_R += (logits_RBK.argmax(2) == labels_RB).sum(1)
             if time.perf_counter() - reported > 0.2:
@@ -158,7 +166,7 @@ class Training:
                 reported = time.perf_counter()
 
         train = Score(loss_R / self.steps_per_epoch, 100 * correct_R / (self.steps_per_epoch * batch_size))
-        self.diverged |= ~np.isfinite(train.loss.cpu().numpy())
+        self.diverged |= ~np.isfinite(train.loss.cpu().numpy()) | ~self._weights_are_finite()
         trained = time.perf_counter()
         test = evaluate(self.network, self.test_feed, self.test_index, self.dtype)
         scores = {"train": train, "test": test}
@@ -174,6 +182,11 @@ class Training:
         self.seconds["evaluate"] += time.perf_counter() - trained
         self.epoch += 1
         on_progress(Progress(self.epoch / self.recipe.epochs, self.epoch, self.recipe.epochs))
+
+    def _weights_are_finite(self) -> np.ndarray:
+        """For each replica. The loss cannot tell after the last step: it was computed before it."""
+        finite = [torch.isfinite(parameter.detach()).flatten(1).all(1) for parameter in self.network.parameters()]
+        return torch.stack(finite).all(0).cpu().numpy()
 
     def train_step(self, x: Tensor, labels_RB: Tensor, lr: float) -> tuple[Tensor, Tensor]:
         """One optimiser step of every replica; its loss on the batch [R] and its logits [R, B, K]."""
@@ -207,7 +220,10 @@ class Training:
         """The final scores, three ways, of every run."""
         begun = time.perf_counter()
         train, test = (self.train_feed, self.train_index), (self.test_feed, self.test_index)
-        scores = evaluate_three_ways(self.network, train, test, self.dtype)
+        scores, population = evaluate_three_ways(self.network, train, test, self.dtype)
+        place = {"step": len(self.rates), "epoch": self.epoch}
+        noise = scatter_of_batch_means(self.network, *train, self.recipe.batch_size, BATCHES_FOR_NOISE, self.dtype)
+        self.probe.add_statistics(place, moments(self.network), population, noise)
         self.seconds["evaluate"] += time.perf_counter() - begun
         images = self.epoch * self.steps_per_epoch * self.recipe.batch_size
         timing = {**self.seconds, "images_per_second": images / self.seconds["train"]}
@@ -220,18 +236,20 @@ class Training:
         for way, score in scores.items():
             metrics[f"accuracy_{way}"] = float(score.accuracy[replica])
             metrics[f"loss_{way}"] = float(score.loss[replica])
+        metrics["statistics_gap"] = metrics["accuracy_recalibrated"] - metrics["accuracy_running"]
+        metrics.update(summarise(self.probe.rows[replica]))
         diverged = bool(self.diverged[replica])
         if diverged:
-            first = next(
-                number for number, epoch in enumerate(self.history[replica], 1) if not math.isfinite(epoch["train_loss"])
-            )
-            error = f"the training loss was no longer finite in epoch {first}"
+            finite = [math.isfinite(epoch["train_loss"]) for epoch in self.history[replica]]
+            what = "weights were" if all(finite) else "training loss was"
+            error = f"the {what} no longer finite in epoch {len(finite) if all(finite) else finite.index(False) + 1}"
         return RunResult(
             run=self.pack.runs[replica].id,
             status="diverged" if diverged else "done",
             metrics={} if diverged else metrics,
             epochs=self.history[replica],
             fingerprints=self.fingerprints[replica],
+            probes=self.probe.rows[replica],
             timing=timing,
             provenance=self._provenance(),
             error=error if diverged else None,
@@ -257,6 +275,7 @@ class Training:
             "seconds": self.seconds,
             "diverged": self.diverged.tolist(),
             "history": self.history,
+            "probes": self.probe.rows,
             "fingerprints": self.fingerprints,
         }
         save_checkpoint(checkpoint, self.pack.id, self.network, self.optimizer, position)
@@ -269,4 +288,5 @@ class Training:
             self.seconds = position["seconds"]
             self.diverged = np.array(position["diverged"], dtype=bool)
             self.history = position["history"]
+            self.probe.rows = position["probes"]
             self.fingerprints = position["fingerprints"]

@@ -63,7 +63,7 @@ def _one_cycle(schedule: recipe.OneCycle, peak: float, step: int, total: int) ->
     last = first / schedule.final_divisor
     top = schedule.rise * total - 1
     if step <= top:
-        low, high, share = first, peak, step / top
+        low, high, share = first, peak, step / top if top > 0 else 1.0
     else:
-        low, high, share = peak, last, (step - top) / max(total - 1 - top, 1)
+        low, high, share = peak, last, (step - top) / (total - 1 - top)
     return high + (low - high) * (1 + math.cos(math.pi * share)) / 2

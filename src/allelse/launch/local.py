@@ -75,7 +75,7 @@ def run_study(study: Study, folder: Path, device: str, watcher: Watcher) -> Outc
     torch_device = engine.find_device(device)
     names = sorted({(arm.recipe.dataset, arm.recipe.image_size) for arm in study.arms}, key=str)
     fingerprints = {name: _dataset(name, size).fingerprint for name, size in names}
-    with store.write(folder, {**study.definition(), "data": fingerprints}) as opened, _logged(folder):
+    with store.write(folder, {**study.definition(), "data": fingerprints}) as opened, _logged(opened.folder):
         if opened.plan is None:
             watcher.say(f"measuring how to pack {len(study.arms)} arms × {len(study.seeds)} seeds on this device")
             plan = plan_study(study, torch_device)

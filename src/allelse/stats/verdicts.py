@@ -13,9 +13,9 @@ The rule, from the smallest piece up, at level α:
    counts as p = 1, so that a diverged run makes no other claim easier.
 
 When arms do not differ, the probability of any verdict that says they do, either way, is at most α in the whole study, whatever
-the dependence between claims. (Where arms differ slightly, that a verdict for the wrong side is as rare rests on the slack of the
-doubled p's, as with directional errors of Holm's procedure: Shaffer 1980, Finner 1999.) ``benchmarks/calibration.md`` measures
-the rates.
+the dependence between claims. (Where arms differ slightly, that a verdict for the wrong side is as rare rests on the slack of
+the doubled p's, as with directional errors of Holm's procedure: Shaffer 1980, Finner 1999.)
+``benchmarks/calibration.md`` measures the rates.
 
 The interval shown is that of one contrast, uncorrected: the weakest, or of a refuted claim the one most against it. It always
 agrees with a supported or refuted verdict; where it looks decided and the verdict is not, the sentence says that the correction

@@ -1,0 +1,89 @@
+"""The same from Python and a notebook: a study in; tables as pandas frames, verdicts and a report out.
+
+    >>> import allelse
+    >>> study = allelse.load("sigmoid-vs-relu", quick=True)
+    >>> results = allelse.run(study)           # trains what is not stored yet
+    >>> results.arms()                         # n, mean, sd, interval of each arm
+    >>> results.verdicts()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from allelse import stats, store
+from allelse.errors import AllelseError
+from allelse.report import judge, write_report
+from allelse.study import Study
+from allelse.study import load as _load_study
+
+
+def load(name_or_path: str | Path, *, quick: bool = False, seeds: int | None = None, changes: Sequence[str] = ()) -> Study:
+    """Read and check a study: a packaged name or a file.
+
+    Arguments:
+        name_or_path: as ``allelse run STUDY`` takes it.
+        quick: its small version, on data that come with allelse.
+        seeds: a number of seeds instead of the file's.
+        changes: ``"key=value"`` texts, as ``--set`` takes them.
+
+    Raises:
+        AllelseError: one line that says what is wrong and what to do.
+    """
+    return _load_study(name_or_path, quick=quick, seeds=seeds, changes=changes)
+
+
+def run(study: Study, out: str | Path | None = None, device: str = "auto") -> Results:
+    """Train all of ``study`` that the output folder does not hold yet.
+
+    Arguments:
+        study: from ``load``.
+        out: the output folder; ``runs/NAME`` when left out.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+
+    Raises:
+        AllelseError: data, device or folder do not fit, or runs failed; what is finished is stored.
+    """
+    from allelse.cli.progress import Screen
+    from allelse.launch import run_study
+
+    folder = Path(out) if out else Path("runs") / study.name
+    with Screen() as screen:
+        outcome = run_study(study, folder, device, screen)
+    if failed := outcome.runs_by_status.get("failed", 0):
+        raise AllelseError(f"{folder}: {failed} runs failed, see {folder / 'allelse.log'}; running again tries them again")
+    return Results(folder)
+
+
+class Results:
+    """What an output folder holds. Every method reads it anew, so it may be watched while it is written."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def runs(self, *, timing: bool = False) -> pd.DataFrame:
+        """One row a run: ``run``, the factors, ``seed``, ``status``, ``error``, ``accuracy`` (percent) and every other metric."""
+        with store.read(self.folder) as opened:
+            return opened.table(timing=timing)
+
+    def arms(self, metric: str = "accuracy") -> pd.DataFrame:
+        """One row an arm: the factors, ``n``, ``mean``, ``sd``, ``low`` and ``high`` (95 % t interval over seeds), and what is missing."""
+        with store.read(self.folder) as opened:
+            return stats.arm_table(opened.table(), list(opened.definition["factors"]), metric)
+
+    def verdicts(self) -> pd.DataFrame:
+        """One row a claim: ``id``, ``says``, ``verdict``, ``estimate``, ``low``, ``high``, ``p``, ``n``, ``correlation``, ``sentence``."""
+        with store.read(self.folder) as opened:
+            judged = judge(opened)
+        columns = ["id", "says", "verdict", "estimate", "low", "high", "p", "n", "correlation", "sentence"]
+        return pd.DataFrame([verdict.to_json() for verdict in judged], columns=columns)
+
+    def report(self) -> Path:
+        """Write ``report.html``, ``report.md`` and ``figures/`` into the folder; the path of the HTML file."""
+        return write_report(self.folder)
+
+    def __repr__(self) -> str:
+        return f"Results({str(self.folder)!r})"

@@ -1,0 +1,48 @@
+"""The report room: a store in; verdicts, figures and two pages that stand alone, out. Never imports torch.
+
+Read ``evidence`` (verdicts from a store) and ``findings`` (the store, read once); then ``layout`` and ``shapes`` (which
+figures, as plain data), ``accuracy``, ``differences``, ``curves``, ``gradients`` (what each shows), ``drawing`` and ``style``
+(matplotlib); then ``sameness`` and ``tables``, ``contents`` (the page as plain text), ``page`` and ``markdown``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from allelse.report.evidence import judge
+from allelse.report.findings import Findings, gather
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from allelse.report.shapes import Figure
+
+__all__ = ["Findings", "compute_figures", "gather", "judge", "write_figures", "write_report"]
+
+# matplotlib takes half a second to import, and whoever asks for verdicts alone need not wait for it.
+
+
+def write_report(folder: str | Path) -> Path:
+    """Write ``report.html``, ``report.md`` and ``figures/`` into an output folder; the path of the HTML file.
+
+    Raises:
+        StoreError: no study was run there, or the files cannot be written.
+    """
+    from allelse.report.page import write_report
+
+    return write_report(Path(folder))
+
+
+def compute_figures(findings: Findings) -> list[Figure]:
+    """The figures that this study gets, as plain data; which ones is settled by its factors and by what its runs hold."""
+    from allelse.report.figures import compute_figures
+
+    return compute_figures(findings)
+
+
+def write_figures(figures: Sequence[Figure], folder: Path) -> list[Path]:
+    """``NAME.png`` and ``NAME.svg`` for each figure, captioned, in ``folder``; the paths written."""
+    from allelse.report.figures import write_figures
+
+    return write_figures(figures, folder)

@@ -1,0 +1,226 @@
+"""Accuracy figures: findings in; accuracy by arm with every seed, and the three evaluations of a norm, as shapes out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from allelse import stats
+from allelse.report.findings import Findings, finite, seeds_text
+from allelse.report.layout import MOST_PANELS, MOST_SERIES, Layout, choose, combinations_of, few, whole_arm
+from allelse.report.shapes import Chart, Figure, Line, Mark, Panel, Row, Rows, Words
+from allelse.stats.contrasts import ordered
+
+WAYS = (("accuracy_running", "running"), ("accuracy_recalibrated", "recalibrated"), ("accuracy_batch", "batch statistics"))
+"""The three evaluations of a normalisation, by metric."""
+
+MOST_ROWS = 24
+BARS = "bars are 95 % t intervals of the mean over seeds, small marks are single seeds"
+
+
+def accuracy(findings: Findings) -> Figure | None:
+    """The headline metric of every arm: along the numeric factor, or one row an arm where there is none."""
+    if not findings.has("accuracy"):
+        return None
+    layout = choose(findings.levels)
+    published = ("; hollow squares are published figures" if findings.references else "") + _cut(findings, ["accuracy"])
+    alt = _by_arm(findings)
+    if layout.x is None:
+        rows, left_out = _rows(findings)
+        words = Words(
+            "accuracy",
+            "Test accuracy by arm",
+            f"Test accuracy after the last epoch, running statistics. Diamonds are means, {BARS}{published}. "
+            f"{_n(findings)}; {findings.made_with}.{left_out}",
+            alt,
+        )
+        return Rows(words, rows, "test accuracy (%)")
+    panels, left_out = _along_panels(findings, layout, layout.x)
+    words = Words(
+        "accuracy",
+        f"Test accuracy along {findings.short[layout.x].replace('_', ' ')}",
+        f"Test accuracy after the last epoch, running statistics. Lines join means, {BARS}{published}. "
+        f"{_n(findings)}; {findings.made_with}.{left_out}",
+        alt,
+    )
+    return _chart(findings, words, layout, layout.x, panels)
+
+
+def three_ways(findings: Findings) -> Figure | None:
+    """Running against recalibrated against batch statistics; None where no arm has them, or they agree everywhere."""
+    ways = [(metric, label) for metric, label in WAYS if findings.has(metric)]
+    if len(ways) < 2:
+        return None
+    concerned = [arm for arm in findings.arms if _differ(findings, arm, [metric for metric, _ in ways])]
+    if not concerned:
+        return None
+    layout = choose(findings.levels)
+    same = len(findings.arms) - len(concerned)
+    cut = _cut(findings, [metric for metric, _ in ways])
+    note = f" Left out: {same} arm{'s' if same > 1 else ''} where all give the same answer." if same else ""
+    caption = (
+        f"Test accuracy of the same trained networks, normalised with running statistics, with statistics recalibrated over "
+        f"the training split, and with those of each test batch; {BARS}{cut}. {_n(findings)}; {findings.made_with}.{note}"
+    )
+    gaps = [(_mean(findings, arm, ways[1][0]) - _mean(findings, arm, ways[0][0]), arm) for arm in concerned]
+    widest, arm = max(gaps, key=lambda gap: abs(gap[0]))
+    alt = f"Widest distance between recalibrated and running statistics: {_points(widest)} in {findings.arm_name(arm)}."
+    words = Words("three-ways", "Running, recalibrated and batch statistics", caption, alt)
+    if layout.x is None:
+        rows = tuple(
+            Row(
+                findings.arm_name(arm),
+                tuple(_mark(label, style, findings.values(arm, metric)) for style, (metric, label) in enumerate(ways)),
+            )
+            for arm in concerned[:MOST_ROWS]
+        )
+        return Rows(words, rows, "test accuracy (%)")
+    others = [factor for factor in (layout.series, *layout.panels) if factor]
+    panels = []
+    for outer in combinations_of(findings, others):
+        levels = [
+            level
+            for level in ordered(findings.levels[layout.x])
+            if whole_arm(findings, {**outer, layout.x: level}) in concerned
+        ]
+        lines = tuple(
+            _line(findings, label, style, outer, layout.x, levels, metric) for style, (metric, label) in enumerate(ways)
+        )
+        if levels:
+            panels.append(Panel(findings.arm_name(outer) if outer else "", lines))
+    chosen = tuple(few(panels, MOST_PANELS))
+    return _chart(findings, _with_left_out(words, len(panels) - len(chosen), "panels"), layout, layout.x, chosen)
+
+
+# ── along a factor ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _along_panels(findings: Findings, layout: Layout, x: str) -> tuple[tuple[Panel, ...], str]:
+    outer = list(combinations_of(findings, layout.panels))
+    chosen = few(outer, MOST_PANELS)
+    series = list(combinations_of(findings, [layout.series] if layout.series else []))
+    panels = tuple(
+        Panel(
+            findings.arm_name(fixed) if fixed else "",
+            tuple(
+                _line(
+                    findings,
+                    findings.arm_name(one) if one else "accuracy",
+                    style,
+                    {**fixed, **one},
+                    x,
+                    ordered(findings.levels[x]),
+                    "accuracy",
+                )
+                for style, one in enumerate(series[:MOST_SERIES])
+            ),
+        )
+        for fixed in chosen
+    )
+    left_out = _left_out(len(outer) - len(chosen), "panels") + _left_out(max(0, len(series) - MOST_SERIES), "series")
+    return panels, left_out
+
+
+def _line(
+    findings: Findings, label: str, style: int, fixed: Mapping[str, Any], x: str, levels: Sequence[Any], metric: str
+) -> Line:
+    arms = [whole_arm(findings, {**fixed, x: level}) for level in levels]
+    columns = [findings.values(arm, metric) for arm in arms]
+    intervals = [stats.t_interval(finite(values)) for values in columns]
+    published = [
+        (float(arm[x]), float(reference["accuracy"]))
+        for arm in arms
+        for reference in findings.references
+        if metric == "accuracy" and names(reference["arm"], arm)
+    ]
+    return Line(
+        label=label,
+        style=style,
+        x=tuple(float(level) for level in levels),
+        mean=tuple(mean_of(values) for values in columns),
+        low=tuple(low for low, _ in intervals),
+        high=tuple(high for _, high in intervals),
+        seeds=tuple(map(tuple, np.array(columns).T.tolist())),
+        references=tuple(published),
+    )
+
+
+def _chart(findings: Findings, words: Words, layout: Layout, x: str, panels: tuple[Panel, ...]) -> Chart:
+    levels = ordered(findings.levels[x])
+    ticks = tuple((float(level), str(level)) for level in levels) if len(levels) <= 10 else ()
+    return Chart(words, panels, findings.short[x].replace("_", " "), "test accuracy (%)", layout.scale, ticks=ticks)
+
+
+# ── one row an arm ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _rows(findings: Findings) -> tuple[tuple[Row, ...], str]:
+    rows = []
+    for arm in findings.arms[:MOST_ROWS]:
+        published = tuple(float(each["accuracy"]) for each in findings.references if names(each["arm"], arm))
+        rows.append(Row(findings.arm_name(arm), (_mark("accuracy", 0, findings.values(arm), published),)))
+    return tuple(rows), _left_out(len(findings.arms) - len(rows), "arms")
+
+
+def _mark(label: str, style: int, values: Any, references: tuple[float, ...] = ()) -> Mark:
+    good = finite(values)
+    low, high = stats.t_interval(good)
+    return Mark(label, style, mean_of(values), low, high, tuple(good.tolist()), references)
+
+
+# ── words and numbers ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def names(reference: Mapping[str, Any], arm: Mapping[str, Any]) -> bool:
+    """Whether a reference speaks of this arm; factors that it leaves out stand for all their levels."""
+    return all(arm.get(factor) == level for factor, level in reference.items())
+
+
+def mean_of(values: Any) -> float:
+    good = finite(values)
+    return float(good.mean()) if len(good) else float("nan")
+
+
+def _mean(findings: Findings, arm: Mapping[str, Any], metric: str) -> float:
+    mean = mean_of(findings.values(arm, metric))
+    return mean if mean == mean else 0.0
+
+
+def _differ(findings: Findings, arm: Mapping[str, Any], metrics: Sequence[str]) -> bool:
+    columns = [findings.values(arm, metric) for metric in metrics]
+    return bool(np.isfinite(columns[0]).any()) and any(
+        not np.array_equal(columns[0], other, equal_nan=True) for other in columns[1:]
+    )
+
+
+def _by_arm(findings: Findings) -> str:
+    texts = []
+    for arm in findings.arms:
+        mean = mean_of(findings.values(arm))
+        texts.append(f"{findings.arm_name(arm)}: " + (f"{mean:.2f} %" if mean == mean else "no finished run"))
+    more = f"; and {len(texts) - MOST_ROWS} more arms in the table" if len(texts) > MOST_ROWS else ""
+    return "Mean test accuracy. " + "; ".join(texts[:MOST_ROWS]) + more + "."
+
+
+def _points(value: float) -> str:
+    return f"{value:+.2f} points".replace("-", "−")
+
+
+def _cut(findings: Findings, metrics: Sequence[str]) -> str:
+    """Whether an interval leaves the axis: that of a mean near 100 % with few seeds does."""
+    ends = [stats.t_interval(finite(findings.values(arm, metric))) for metric in metrics for arm in findings.arms]
+    return ", cut off at the ends of the axis" if any(low < 0 or high > 100 for low, high in ends) else ""
+
+
+def _n(findings: Findings) -> str:
+    return f"{seeds_text([len(finite(findings.values(arm))) for arm in findings.arms])} an arm"
+
+
+def _left_out(count: int, what: str) -> str:
+    return f" {count} more {what} are in the table of arms only." if count > 0 else ""
+
+
+def _with_left_out(words: Words, count: int, what: str) -> Words:
+    return Words(words.name, words.title, words.caption + _left_out(count, what), words.alt)

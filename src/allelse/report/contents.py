@@ -1,0 +1,277 @@
+"""Contents: findings in; all that the report says, as plain text in the order of reading, out. Both pages show it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+from allelse import stats
+from allelse.claims import arm_text
+from allelse.report.accuracy import names
+from allelse.report.figures import MECHANISM, compute_figures
+from allelse.report.findings import Findings
+from allelse.report.sameness import equal_arms, shared_keys
+from allelse.report.shapes import Figure
+from allelse.report.tables import (
+    NONE,
+    Table,
+    arm_table,
+    difference_table,
+    evaluation_table,
+    interval,
+    machine_table,
+    parts_table,
+    probe_legend,
+    probe_table,
+    trouble_table,
+    value,
+)
+from allelse.stats.sentences import is_accuracy, p_text
+from allelse.store import pairing
+
+ICONS = {"supported": "✓", "refuted": "✗", "undecided": "?"}
+
+
+@dataclass(frozen=True)
+class Card:
+    """One claim with its verdict."""
+
+    id: str
+    says: str
+    verdict: str
+    icon: str
+    sentence: str
+    facts: tuple[tuple[str, str], ...]
+    parts: Table | None
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The report, top to bottom."""
+
+    name: str
+    question: str
+    state: str
+    """how much of it is finished, with n and hardware"""
+    quick: bool
+    tally: str
+    cards: tuple[Card, ...]
+    arms: Table | None
+    arm_notes: tuple[str, ...]
+    figures: tuple[Figure, ...]
+    mechanism_notes: tuple[str, ...]
+    evaluations: Table | None
+    probes: Table | None
+    probe_legend: tuple[tuple[str, str], ...]
+    mechanism_figures: tuple[Figure, ...]
+    same: tuple[str, ...]
+    shared: Table | None
+    differed: Table | None
+    command: str
+    command_notes: tuple[str, ...]
+    definition: str
+    machines: Table | None
+    trouble: Table | None
+    trouble_note: str
+
+
+def contents(findings: Findings) -> Contents:
+    """Compute everything; nothing is drawn yet."""
+    definition = findings.definition
+    figures = compute_figures(findings)
+    trouble, more = trouble_table(findings)
+    command, command_notes = _again(findings)
+    shared = tuple(shared_keys(findings).items())
+    return Contents(
+        name=str(definition.get("name", "unnamed study")),
+        question=str(definition.get("question", "")),
+        state=_state(findings),
+        quick=bool(definition.get("quick")),
+        tally=_tally(findings.verdicts),
+        cards=tuple(_card(findings, verdict) for verdict in findings.verdicts),
+        arms=arm_table(findings),
+        arm_notes=tuple(_arm_notes(findings)),
+        figures=tuple(figure for figure in figures if figure.words.name not in MECHANISM),
+        mechanism_notes=tuple(_mechanism_notes(findings)),
+        evaluations=evaluation_table(findings),
+        probes=probe_table(findings),
+        probe_legend=tuple(probe_legend(findings)),
+        mechanism_figures=tuple(figure for figure in figures if figure.words.name in MECHANISM),
+        same=tuple(_same(findings)),
+        shared=Table("shared", "Recipe keys that are the same in all arms", ("key", "value"), shared) if shared else None,
+        differed=difference_table(findings),
+        command=command,
+        command_notes=tuple(command_notes),
+        definition=json.dumps(definition, indent=1, ensure_ascii=False, sort_keys=True),
+        machines=machine_table(findings),
+        trouble=trouble,
+        trouble_note=f"{more} more rows are not shown; 'allelse results' lists them." if more else "",
+    )
+
+
+# ── the top ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _state(findings: Findings) -> str:
+    counts = Counter(run.status for run in findings.runs)
+    if not counts:
+        return "No run is planned yet."
+    shown = ", ".join(f"{counts[status]} {status}" for status in ("done", "diverged", "failed", "pending") if counts[status])
+    seeds = len(findings.definition.get("seeds", []))
+    where = " and ".join(findings.machines)
+    planned = f"{_count(len(findings.arms), 'arm')} × {_count(seeds, 'seed')}: {_count(len(findings.runs), 'run')}, {shown}"
+    return planned + (f"; trained on {where}." if where else ".")
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _tally(verdicts: Sequence[stats.Verdict]) -> str:
+    counts: Counter[str] = Counter(verdict.verdict for verdict in verdicts)
+    if not counts:
+        return "This study declares no claims."
+    return "Of " + _count(len(verdicts), "claim") + ": " + ", ".join(f"{counts[name]} {name}" for name in ICONS) + "."
+
+
+def _card(findings: Findings, verdict: stats.Verdict) -> Card:
+    unit = _unit(findings, verdict)
+    facts = []
+    if verdict.estimate is not None:
+        facts.append(("Estimate", value(verdict.estimate, verdict.metric, signed=True) + unit))
+        facts.append((f"{100 * verdict.level:g} % t interval", interval(verdict.low, verdict.high, verdict.metric)))
+    if verdict.p is not None and verdict.p_adjusted is not None:
+        facts.append(("p", f"{_p(verdict.p)}; after Holm {_p(verdict.p_adjusted)}"))
+    if verdict.p_sign_flip is not None:
+        facts.append(("Sign-flip check", _p(verdict.p_sign_flip)))
+    if verdict.n:
+        correlation = NONE if verdict.correlation is None else f"{verdict.correlation:.2f}".replace("-", "−")
+        facts += [("n", _count(verdict.n, "seed")), ("Pair correlation", correlation)]
+    return Card(
+        id=verdict.id,
+        says=verdict.says,
+        verdict=verdict.verdict,
+        icon=ICONS[verdict.verdict],
+        sentence=verdict.sentence,
+        facts=tuple(facts),
+        parts=parts_table(findings, verdict),
+    )
+
+
+def _p(p: float) -> str:
+    return p_text(p).removeprefix("p = ").removeprefix("p ")
+
+
+def _unit(findings: Findings, verdict: stats.Verdict) -> str:
+    unit = " points" if is_accuracy(verdict.metric) else ""
+    claim = findings.claims.get(verdict.id, {})
+    along = claim.get("along")
+    if verdict.kind == "trend" and isinstance(along, str):
+        numeric = all(isinstance(level, (int, float)) for level in findings.levels.get(along, []))
+        scale = claim.get("scale") or ("linear" if numeric else "order")
+        per = {"log2": "doubling of", "order": "level of"}.get(scale, "unit of")
+        unit += f" per {per} {findings.short.get(along, along).replace('_', ' ')}"
+    return unit
+
+
+# ── the arms ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _arm_notes(findings: Findings) -> list[str]:
+    notes = []
+    declared = findings.definition.get("references", [])
+    if findings.definition.get("quick") and declared:
+        notes.append(
+            "This is a quick study: other data and a smaller recipe than the study's own. The published figures that the study "
+            f"names ({len(declared)}) belong to the full recipe, so they are not shown beside these numbers."
+        )
+    elif declared:
+        sources = ", ".join(dict.fromkeys(str(reference["source"]) for reference in declared))
+        notes.append(f"Published: {sources}; their n and spread are not known here, so the distance carries no interval.")
+        unmatched = [
+            f"{arm_text(reference['arm'])}: {float(reference['accuracy']):.2f} %"
+            for reference in declared
+            if not any(names(reference["arm"], arm) for arm in findings.arms)
+        ]
+        if unmatched:
+            notes.append("Published for arms that this run does not have: " + "; ".join(unmatched) + ".")
+    for group in equal_arms(findings):
+        notes.append(
+            f"Equal bit for bit on every seed, in every metric and epoch: {' = '.join(group)}. "
+            "These are one network under several names."
+        )
+    return notes
+
+
+# ── mechanism ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _mechanism_notes(findings: Findings) -> list[str]:
+    notes = []
+    if findings.has("accuracy_recalibrated") and findings.has("accuracy_running"):
+        gaps = []
+        for arm in findings.arms:
+            gap = findings.values(arm, "accuracy_recalibrated") - findings.values(arm, "accuracy_running")
+            good = gap[gap == gap]
+            if len(good):
+                gaps.append((float(good.mean()), stats.t_interval(good), len(good), arm))
+        if gaps:
+            mean, (low, high), n, arm = max(gaps, key=lambda gap: abs(gap[0]))
+            if mean == 0:
+                notes.append("Running and recalibrated statistics give the same accuracy in every arm.")
+            else:
+                ends = interval(low, high, "accuracy")
+                with_ends = (
+                    f" (95 % t interval {ends}, n = {n} seeds)" if ends != NONE else f" (n = {_count(n, 'seed')}, no interval)"
+                )
+                notes.append(
+                    "The widest distance between recalibrated and running statistics is "
+                    f"{value(mean, 'accuracy', signed=True)} points, in {findings.arm_name(arm)}{with_ends}. It was picked as "
+                    f"the widest of {_count(len(gaps), 'arm')}: a place to look, not a test."
+                )
+                if low > 0:
+                    notes.append(
+                        "Accuracy that comes back when statistics are recalibrated was not lost in learning: the running "
+                        "statistics lag behind the network."
+                    )
+    return notes
+
+
+# ── what was the same, and again ────────────────────────────────────────────────────────────────────────────────────
+
+
+def _same(findings: Findings) -> list[str]:
+    lines = [line[0].upper() + line[1:] + "." for line in pairing(findings.runs)]
+    return lines or ["No run is finished, so no fingerprint can be compared yet."]
+
+
+def _again(findings: Findings) -> tuple[str, list[str]]:
+    definition = findings.definition
+    quick = bool(definition.get("quick"))
+    name = str(definition.get("name", ""))
+    base = name.removesuffix("-quick") if quick else name
+    packaged = bool(re.fullmatch(r"[a-z0-9][a-z0-9-]*", base)) and (files("allelse") / "studies" / f"{base}.toml").is_file()
+    seeds: Sequence[int] = definition.get("seeds", [])
+    words = [
+        "allelse",
+        "run",
+        base if packaged else f"{base}.toml",
+        *(["--quick"] if quick else []),
+        "--seeds",
+        str(len(seeds)),
+    ]
+    span = f"Seeds: {seeds[0]} to {seeds[-1]} ({len(seeds)})." if seeds else "Seeds: none."
+    notes = [
+        span,
+        "The study file comes with allelse."
+        if packaged
+        else "The study file is the author's own; it is not stored, but all that it said is in the definition below.",
+        "Changes made with --set show in the definition below, not in this command.",
+        f"All results are in study.sqlite, in {findings.folder}; 'allelse results' and 'allelse verdicts' read the same file.",
+    ]
+    return shlex.join([*words, "--out", "DIR"]), notes

@@ -1,0 +1,70 @@
+"""Learning curves: findings in; accuracy by epoch on both splits, arm by arm with every seed, as a chart out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from allelse.report.findings import Findings, seeds_text
+from allelse.report.layout import MOST_PANELS, MOST_SERIES, choose, combinations_of, few, whole_arm
+from allelse.report.shapes import Chart, Line, Panel, Words
+from allelse.stats.contrasts import ordered
+from allelse.stats.effects import Floats
+
+
+def learning_curves(findings: Findings) -> Chart | None:
+    """Series as in the other figures; of many panels the first, the last and some between."""
+    layout = choose(findings.levels)
+    factors = [factor for factor in (layout.x, *layout.panels) if factor]
+    panels = [fixed for fixed in combinations_of(findings, factors) if fixed or not factors]
+    if layout.x is not None and len(factors) == 1:
+        panels = [{layout.x: level} for level in ordered(findings.levels[layout.x])]
+    chosen = few(panels, 3 if layout.x else MOST_PANELS)
+    series = list(combinations_of(findings, [layout.series] if layout.series else []))[:MOST_SERIES]
+    drawn, counts = [], []
+    for fixed in chosen:
+        lines = []
+        for style, one in enumerate(series):
+            arm = whole_arm(findings, {**fixed, **one})
+            label = findings.arm_name(one) if one else "the only arm"
+            for split in ("test", "train"):
+                values = _by_epoch(findings, arm, f"{split}_accuracy")
+                if values.size:
+                    lines.append(_line(label, style, split, values))
+                    counts.append(len(values))
+        if lines:
+            drawn.append(Panel(findings.arm_name(fixed) if fixed else "", tuple(lines)))
+    if not drawn:
+        return None
+    left = len(panels) - len(chosen)
+    caption = (
+        "Accuracy after each epoch: strong lines are means on the test split, dotted lines means on the training split (as "
+        f"measured while training), thin lines single seeds. {seeds_text(counts)} an arm; {findings.made_with}."
+        + (f" Drawn are {len(chosen)} of {len(panels)} panels: the ends and what lies between." if left else "")
+    )
+    ends = "; ".join(
+        f"{panel.title + ', ' if panel.title else ''}{line.label}: {line.mean[-1]:.2f} %"
+        for panel in drawn
+        for line in panel.lines
+        if not line.faint
+    )
+    words = Words("learning-curves", "Learning curves", caption, f"Test accuracy after the last epoch. {ends}.")
+    return Chart(words, tuple(drawn), "epoch", "accuracy (%)", whole_ticks=True)
+
+
+def _line(label: str, style: int, split: str, values: Floats) -> Line:
+    epochs = tuple(float(epoch) for epoch in range(1, values.shape[1] + 1))
+    counted = np.isfinite(values).sum(axis=0)
+    mean = np.where(counted > 0, np.nansum(values, axis=0) / np.maximum(counted, 1), np.nan)
+    seeds = tuple(map(tuple, values.tolist())) if split == "test" else ()
+    return Line(label, style, epochs, tuple(mean.tolist()), seeds=seeds, seeds_as="lines", faint=split == "train")
+
+
+def _by_epoch(findings: Findings, arm: Mapping[str, Any], metric: str) -> Floats:
+    """Shape (seeds, epochs), nan where a run has no such epoch; empty without any value."""
+    rows = [[epoch.get(metric) for epoch in result.epochs] for result in findings.results(arm)]
+    longest = max(map(len, rows), default=0)
+    values = np.array([[np.nan if value is None else value for value in row] + [np.nan] * (longest - len(row)) for row in rows])
+    return values if values.size and np.isfinite(values).any() else np.empty((0, 0))

@@ -1,0 +1,104 @@
+"""Differences: findings in; the paired difference of every two arms that a claim sets against each other, as rows, out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from allelse import stats
+from allelse.claims import Claim, check_claims
+from allelse.errors import StudyError
+from allelse.report.accuracy import MOST_ROWS, mean_of
+from allelse.report.findings import Findings, finite, seeds_text
+from allelse.report.layout import combinations_of, whole_arm
+from allelse.report.shapes import Mark, Row, Rows, Words
+
+_CLAIM: TypeAdapter[Claim] = TypeAdapter(Claim)
+
+Pair = tuple[Mapping[str, Any], Mapping[str, Any], float | None]
+"""A, B, and the margin of equivalence where a claim gives one"""
+
+
+def differences(findings: Findings) -> Rows | None:
+    """A − B within each seed, for the claims on accuracy; without such claims, the levels of the first factor."""
+    if not findings.has("accuracy"):
+        return None
+    found = _once(findings, _claimed(findings) or list(_first_factor(findings)))
+    rows, counts = [], []
+    for a, b, margin in found[:MOST_ROWS]:
+        difference = findings.values(a) - findings.values(b)
+        good = finite(difference)
+        low, high = stats.t_interval(good)
+        mark = Mark("difference", 0, mean_of(difference), low, high, tuple(good.tolist()))
+        rows.append(Row(_label(findings, a, b), (mark,), margin))
+        counts.append(len(good))
+    if not any(counts):
+        return None
+    more = len(found) - len(rows)
+    caption = (
+        "Difference in test accuracy within each seed. Diamonds are means, bars 95 % t intervals over seeds (not corrected "
+        "over claims), small marks single seeds"
+        + ("; shaded bands are the margins of equivalence" if any(row.margin for row in rows) else "")
+        + f". {seeds_text(counts)} a pair; {findings.made_with}."
+        + (f" {more} more pairs are not drawn." if more else "")
+    )
+    alt = "; ".join(f"{row.label}: {row.marks[0].mean:+.2f} points" for row in rows).replace(": -", ": −")
+    words = Words("differences", "Paired differences", caption, f"Mean paired differences. {alt}.")
+    return Rows(words, tuple(rows), "difference (percentage points)", zero=True)
+
+
+def _once(findings: Findings, pairs: Sequence[Pair]) -> list[Pair]:
+    """Each pair once, always the same way round, in the order of the arms."""
+    found: dict[tuple[Any, Any], Pair] = {}
+    ways: dict[tuple[str, str], int] = {}
+    place = {findings.key(arm): number for number, arm in enumerate(findings.arms)}
+    way_of = {}
+    for a, b, margin in pairs:
+        if (_apart(findings, b, a)) in ways:
+            a, b = b, a
+        way = ways.setdefault(_apart(findings, a, b), len(ways))
+        key = (findings.key(a), findings.key(b))
+        known = found.get(key)
+        found[key] = (a, b, margin or (known[2] if known else None))
+        way_of[key] = way
+    return [found[key] for key in sorted(found, key=lambda key: (way_of[key], place.get(key[0], 0)))]
+
+
+def _apart(findings: Findings, a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[str, str]:
+    """The two arms in the words that tell them apart."""
+    factors = [factor for factor in findings.varied if a[factor] != b[factor]]
+    one, other = (findings.arm_name({factor: arm[factor] for factor in factors}) for arm in (a, b))
+    return one, other
+
+
+def _claimed(findings: Findings) -> list[Pair]:
+    pairs: list[Pair] = []
+    for raw in findings.claims.values():
+        try:
+            claim = _CLAIM.validate_python(raw)
+            check_claims([claim], findings.levels)
+        except (StudyError, ValidationError):
+            continue
+        if claim.metric != "accuracy" or claim.kind not in ("higher", "within", "best"):
+            continue
+        margin = claim.margin if claim.kind == "within" else None
+        for contrast in stats.contrasts(claim, findings.levels):
+            (a, _), (b, _) = contrast.weights
+            pairs.append((a, b, margin))
+    return pairs
+
+
+def _first_factor(findings: Findings) -> Iterator[Pair]:
+    if findings.varied:
+        first, *others = findings.varied
+        for fixed in combinations_of(findings, others):
+            base, *rest = (whole_arm(findings, {**fixed, first: level}) for level in findings.levels[first])
+            yield from ((arm, base, None) for arm in rest)
+
+
+def _label(findings: Findings, a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
+    """``relu − sigmoid, depth 8``: what differs, then what both share."""
+    shared = {factor: a[factor] for factor in findings.varied if a[factor] == b[factor]}
+    return " − ".join(_apart(findings, a, b)) + (f", {findings.arm_name(shared)}" if shared else "")

@@ -1,0 +1,248 @@
+"""Drawing: a figure's shapes in; a matplotlib figure out. No statistics are done here."""
+
+from __future__ import annotations
+
+import textwrap
+from itertools import pairwise
+from math import isfinite, log10
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure as Canvas
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
+
+from allelse.report.shapes import Chart, Figure, Line, Mark, Rows
+from allelse.report.style import COLOURS, DASHES, INK, MARKERS, WIDTH, drawable
+
+PANEL_HEIGHT, ROW_HEIGHT, LETTERS_A_LINE = 2.35, 0.46, 76
+MANY = 2_000
+"""single-seed marks beyond which they are stored as pixels: an SVG of each would take megabytes"""
+
+
+def draw(figure: Figure, *, captioned: bool = False) -> Canvas:
+    """Draw on a new canvas, within ``style.style()``.
+
+    Arguments:
+        figure: what to draw.
+        captioned: write title and caption into the picture, for files that travel alone.
+    """
+    head, foot = _around(figure) if captioned else ("", "")
+    legend = _legend(figure)
+    above = (0.26 if head else 0.0) + 0.235 * -(-len(legend) // 2)
+    below = 0.16 * (foot.count("\n") + 1) + 0.08 if foot else 0.0
+    inner = PANEL_HEIGHT * len(figure.panels) if isinstance(figure, Chart) else _rows_height(figure) + 0.62
+    height = inner + above + below
+    canvas = Canvas(
+        figsize=(WIDTH, height), layout=ConstrainedLayoutEngine(rect=(0.0, below / height, 0.985, 1 - (above + below) / height))
+    )
+    if isinstance(figure, Chart):
+        _draw_chart(canvas, figure)
+    else:
+        _draw_rows(canvas.subplots(), figure)
+    if head:
+        canvas.text(0.015, 1 - 0.06 / height, head, va="top", weight="bold", size=11)
+    if foot:
+        canvas.text(0.015, 0.06 / height, foot, va="bottom", size=7.6, linespacing=1.25)
+    if legend:
+        top = 1 - (0.26 if head else 0.0) / height
+        canvas.legend(
+            handles=legend, loc="upper left", bbox_to_anchor=(0.0, top), ncols=2, borderaxespad=0.1, columnspacing=1.2
+        )
+    return canvas
+
+
+def _around(figure: Figure) -> tuple[str, str]:
+    caption = "\n".join(textwrap.wrap(drawable(figure.words.caption, 1000), LETTERS_A_LINE))
+    return drawable(figure.words.title), caption
+
+
+def _colour(style: int) -> str:
+    return COLOURS[style % len(COLOURS)]
+
+
+def _marker(style: int) -> str:
+    return MARKERS[style % len(MARKERS)]
+
+
+# ── charts ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _draw_chart(canvas: Canvas, chart: Chart) -> None:
+    panels = canvas.subplots(len(chart.panels), sharex=True, sharey=True, squeeze=False)[:, 0]
+    marks = sum(len(line.seeds) * len(line.x) for panel in chart.panels for line in panel.lines)
+    for axes, panel in zip(panels, chart.panels, strict=True):
+        if chart.x_scale == "log2":
+            axes.set_xscale("log", base=2)
+        if chart.y_scale == "log":
+            axes.set_yscale("log")
+        for number, line in enumerate(panel.lines):
+            _draw_line(axes, line, _nudge(chart, number, len(panel.lines)), marks > MANY)
+        axes.set_title(drawable(panel.title, 48))
+        axes.set_ylabel(chart.y_label)
+        if chart.ticks:
+            axes.set_xticks([place for place, _ in chart.ticks], [drawable(label, 10) for _, label in chart.ticks])
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.grid(visible=False, axis="x")
+    if chart.percent:
+        low, high = panels[0].get_ylim()
+        panels[0].set_ylim(max(low, -2.5), min(high, 102.5))
+    if chart.whole_ticks:
+        panels[0].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if chart.y_scale == "log":
+        panels[0].yaxis.set_major_formatter(FuncFormatter(_power_of_ten))
+        panels[0].yaxis.set_minor_formatter(NullFormatter())
+    panels[-1].set_xlabel(drawable(chart.x_label))
+
+
+def _power_of_ten(value: float, _place: object) -> str:
+    """``10⁻³``, without matplotlib's mathematics, which is off so that a level may be called "$x$"."""
+    return "10" + f"{round(log10(value))}".translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")) if value > 0 else ""
+
+
+def _nudge(chart: Chart, number: int, lines: int) -> tuple[float, float]:
+    """What a line's places are multiplied by and shifted by, so that intervals at one place lie side by side."""
+    if not chart.panels[0].lines[0].low:
+        return (1.0, 0.0)
+    share = (number - (lines - 1) / 2) * min(0.12, 0.3 / max(lines, 1))
+    places = sorted({x for panel in chart.panels for line in panel.lines for x in line.x})
+    if chart.x_scale == "log2":
+        return (2.0**share, 0.0)
+    step = min((later - earlier for earlier, later in pairwise(places)), default=1.0)
+    return (1.0, share * step)
+
+
+def _draw_line(axes: Axes, line: Line, nudge: tuple[float, float], many: bool) -> None:
+    colour, x = _colour(line.style), np.array(line.x) * nudge[0] + nudge[1]
+    mean = np.array(line.mean)
+    if line.seeds and line.seeds_as == "lines":
+        segments = [np.column_stack([x, seed]) for seed in line.seeds]
+        axes.add_collection(LineCollection(segments, colors=colour, linewidths=0.6, alpha=0.35, zorder=1, rasterized=many))
+    elif line.seeds:
+        seeds = np.array(line.seeds)
+        gap = np.min(np.diff(np.log2(x) if nudge[1] == 0 and nudge[0] != 1 else x)) if len(x) > 1 else 1.0
+        shift = _jitter(len(seeds))[:, None] * 0.07 * gap
+        places = x * 2.0**shift if nudge[0] != 1 else x + shift
+        axes.plot(
+            np.broadcast_to(places, seeds.shape).ravel(),
+            seeds.ravel(),
+            linestyle="none",
+            marker=_marker(line.style),
+            markersize=3.2,
+            color=colour,
+            alpha=0.45,
+            markeredgewidth=0,
+            zorder=2,
+            rasterized=many,
+        )
+    if line.faint:
+        axes.plot(x, mean, color=colour, linewidth=1.0, linestyle=(0, (1, 1.6)), zorder=3)
+        return
+    dashes = DASHES[line.style % len(DASHES)]
+    every = max(1, len(x) // 8)
+    axes.plot(
+        x,
+        mean,
+        color=colour,
+        linewidth=1.5,
+        linestyle=(0, dashes) if dashes else "-",
+        marker=_marker(line.style),
+        markersize=5,
+        markevery=every,
+        zorder=4,
+    )
+    if line.low:
+        low, high = np.array(line.low), np.array(line.high)
+        axes.vlines(x[np.isfinite(low)], low[np.isfinite(low)], high[np.isfinite(low)], color=colour, linewidth=1.6, zorder=3)
+    for place, value in line.references:
+        axes.plot(place * nudge[0] + nudge[1], value, marker="s", markersize=8, markerfacecolor="none", color=colour, zorder=5)
+
+
+def _jitter(seeds: int) -> np.ndarray:
+    """Places in −1 … 1, the same for the same number: the golden ratio's multiples fill the range without a random draw."""
+    return 2 * ((np.arange(seeds) * 0.6180339887498949) % 1.0) - 1 if seeds > 1 else np.zeros(seeds)
+
+
+# ── rows ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _rows_height(figure: Rows) -> float:
+    return sum(ROW_HEIGHT + 0.16 * (len(row.marks) - 1) for row in figure.rows) + 0.1
+
+
+def _draw_rows(axes: Axes, figure: Rows) -> None:
+    top = 0.0
+    for row in figure.rows:
+        high = ROW_HEIGHT + 0.16 * (len(row.marks) - 1)
+        if figure.zero:
+            axes.plot([0, 0], [top + 0.19, top + high], color=INK, linewidth=1.0, zorder=1)
+        if row.margin:
+            axes.fill_between(
+                [-row.margin, row.margin], top + 0.21, top + high - 0.02, color=INK, alpha=0.13, linewidth=0, zorder=0
+            )
+        axes.text(0.0, top + 0.04, drawable(row.label, 52), transform=axes.get_yaxis_transform(), va="top", size=9.5)
+        for number, mark in enumerate(row.marks):
+            _draw_mark(axes, mark, top + 0.3 + 0.16 * number)
+        top += high
+    axes.set_ylim(top + 0.04, -0.04)
+    axes.set_yticks([])
+    axes.grid(visible=False, axis="y")
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel(figure.x_label)
+    axes.margins(x=0.06)
+    if not any(isfinite(mark.mean) for row in figure.rows for mark in row.marks):
+        axes.set_xlim(0, 100)
+    if not figure.zero:
+        low, high = axes.get_xlim()
+        axes.set_xlim(max(low, -2), min(high, 101))
+
+
+def _draw_mark(axes: Axes, mark: Mark, y: float) -> None:
+    colour = _colour(mark.style)
+    seeds = np.array(mark.seeds)
+    axes.plot(
+        seeds,
+        y + 0.045 * _jitter(len(seeds)),
+        linestyle="none",
+        marker="o",
+        markersize=3.2,
+        markeredgewidth=0,
+        color=colour,
+        alpha=0.5,
+        zorder=3,
+        rasterized=len(seeds) > MANY // 10,
+    )
+    if isfinite(mark.low):
+        axes.plot([mark.low, mark.high], [y, y], color=colour, linewidth=2.0, solid_capstyle="butt", zorder=4)
+    if isfinite(mark.mean):
+        marker = "D" if mark.style == 0 else _marker(mark.style)
+        axes.plot(mark.mean, y, marker=marker, markersize=5.5, color=colour, zorder=5)
+    for value in mark.references:
+        axes.plot(value, y, marker="s", markersize=8.5, markerfacecolor="none", color=INK, zorder=6)
+
+
+# ── legends ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _legend(figure: Figure) -> list[Line2D]:
+    """One entry a series, once; none where there is nothing to tell apart."""
+    if isinstance(figure, Rows):
+        style_from_label = {mark.label: mark.style for row in figure.rows for mark in row.marks}
+        references = any(mark.references for row in figure.rows for mark in row.marks)
+    else:
+        style_from_label = {line.label: line.style for panel in figure.panels for line in panel.lines}
+        references = any(line.references for panel in figure.panels for line in panel.lines)
+    entries = []
+    for label, style in style_from_label.items() if len(style_from_label) > 1 else ():
+        dashes = DASHES[style % len(DASHES)] if isinstance(figure, Chart) else ()
+        marker = "D" if isinstance(figure, Rows) and style == 0 else _marker(style)
+        line: object = (0, dashes) if dashes else "-"
+        entries.append(
+            Line2D([], [], color=_colour(style), marker=marker, markersize=5, linestyle=line, label=drawable(label, 26))  # type: ignore[arg-type]
+        )
+    if references:
+        hollow = {"marker": "s", "markersize": 8, "markerfacecolor": "none", "linestyle": "none", "color": INK}
+        entries.append(Line2D([], [], label="published", **hollow))  # type: ignore[arg-type]
+    return entries

@@ -1,0 +1,85 @@
+"""Evidence: a store in; one verdict a declared claim out, whatever the store lacks.
+
+A claim that this run did not ask, since a ``--set`` or ``--quick`` took its levels away or no run has its metric, is undecided
+and says so. It leaves the family that Holm corrects over: it was set aside by what was run, not by how it came out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from pydantic import TypeAdapter, ValidationError
+
+from allelse import stats
+from allelse.claims import Claim, check_claims
+from allelse.errors import StudyError
+from allelse.stats.runs import Runs
+from allelse.store import Store
+
+NOT_ASKED = "not asked in this run"
+
+_CLAIM: TypeAdapter[Claim] = TypeAdapter(Claim)
+
+
+def judge(store: Store) -> list[stats.Verdict]:
+    """Judge every claim that the study declared, in its order, from the runs that the store holds so far."""
+    return judge_table(store.definition, store.table())
+
+
+def judge_table(definition: Mapping[str, Any], table: pd.DataFrame) -> list[stats.Verdict]:
+    """As ``judge``, from ``Store.definition`` and ``Store.table()``."""
+    declared = definition.get("claims", [])
+    levels = definition.get("factors", {})
+    if table.empty:
+        return [_undecided(raw, "no run is planned yet") for raw in declared]
+    runs = Runs(table, list(levels))
+    asked: list[Claim] = []
+    why_not: dict[int, str] = {}
+    for number, raw in enumerate(declared):
+        try:
+            claim = _CLAIM.validate_python(raw)
+            check_claims([claim], levels)
+        except ValidationError:
+            why_not[number] = f"{NOT_ASKED}: this version of allelse cannot read the claim"
+        except StudyError as error:
+            what = str(error).removeprefix(f"claim {raw['id']!r}: ")
+            why_not[number] = f"{NOT_ASKED}: {what}"
+        else:
+            if _is_measured(runs, claim.metric):
+                asked.append(claim)
+            else:
+                why_not[number] = f"{NOT_ASKED}: no finished run has the metric {claim.metric!r}"
+    found = iter(stats.verdicts(asked, table, definition.get("alpha", 0.05), levels) if asked else [])
+    return [_undecided(raw, why_not[number]) if number in why_not else next(found) for number, raw in enumerate(declared)]
+
+
+def _is_measured(runs: Runs, metric: str) -> bool:
+    try:
+        runs.check_metric(metric)
+    except StudyError:
+        return False
+    return True
+
+
+def _undecided(raw: Mapping[str, Any], reason: str) -> stats.Verdict:
+    return stats.Verdict(
+        id=str(raw.get("id", "")),
+        says=str(raw.get("says", "")),
+        kind=str(raw.get("kind", "")),
+        metric=str(raw.get("metric", "accuracy")),
+        verdict="undecided",
+        estimate=None,
+        low=None,
+        high=None,
+        level=0.95,
+        p=None,
+        p_adjusted=None,
+        p_sign_flip=None,
+        n=0,
+        correlation=None,
+        sentence=f"Undecided: {reason}.",
+        reason=reason,
+        parts=(),
+    )

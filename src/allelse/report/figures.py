@@ -1,0 +1,53 @@
+"""Figures: findings in; every figure that the study gets, as plain data, and as files, out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from allelse.report.accuracy import accuracy, three_ways
+from allelse.report.curves import learning_curves
+from allelse.report.differences import differences
+from allelse.report.drawing import draw
+from allelse.report.findings import Findings
+from allelse.report.gradients import gradients
+from allelse.report.shapes import Figure
+from allelse.report.style import inline_svg, png, style, svg
+
+FIGURES = {
+    "accuracy": accuracy,
+    "differences": differences,
+    "learning-curves": learning_curves,
+    "three-ways": three_ways,
+    "gradients": gradients,
+}
+"""Every figure by name, in the report's order; each gives None where the store has nothing for it."""
+
+MECHANISM = ("three-ways", "gradients")
+
+
+def compute_figures(findings: Findings) -> list[Figure]:
+    """The figures of this study; which ones is settled by its factors and by what its runs hold."""
+    return [figure for compute in FIGURES.values() if (figure := compute(findings)) is not None]
+
+
+def write_figures(figures: Sequence[Figure], folder: Path) -> list[Path]:
+    """``NAME.png`` and ``NAME.svg`` for each figure, captioned, in ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for figure in figures:
+        with style():
+            canvas = draw(figure, captioned=True)
+            for path, content in (
+                (folder / f"{figure.words.name}.png", png(canvas)),
+                (folder / f"{figure.words.name}.svg", svg(canvas).encode()),
+            ):
+                path.write_bytes(content)
+                written.append(path)
+    return written
+
+
+def inline(figure: Figure) -> str:
+    """The figure as an ``<svg>`` element for a page, without its caption."""
+    with style():
+        return inline_svg(draw(figure), figure.words.name)

@@ -1,0 +1,151 @@
+"""Findings: an open store in; all that the report tells of, read and judged once, out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from allelse import stats
+from allelse.claims import is_number, level_key, level_text
+from allelse.errors import StudyError
+from allelse.records import RunResult
+from allelse.report.evidence import judge_table
+from allelse.stats.effects import Floats
+from allelse.stats.runs import Runs
+from allelse.store import Store, StoredRun
+
+Arm = Mapping[str, Any]
+ArmKey = tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """A study's stored runs with what they say."""
+
+    definition: Mapping[str, Any]
+    runs: Sequence[StoredRun]
+    table: pd.DataFrame
+    """``Store.table()``"""
+    verdicts: Sequence[stats.Verdict]
+    folder: str
+
+    @property
+    def levels(self) -> dict[str, list[Any]]:
+        """The levels of every factor, in the study's order."""
+        return self.definition.get("factors", {})
+
+    @cached_property
+    def varied(self) -> list[str]:
+        """The factors with more than one level."""
+        return [factor for factor, levels in self.levels.items() if len(levels) > 1]
+
+    @cached_property
+    def arms(self) -> list[dict[str, Any]]:
+        """Every arm's levels, in the study's order."""
+        return [dict(arm["levels"]) for arm in self.definition.get("arms", [])]
+
+    @cached_property
+    def grid(self) -> Runs | None:
+        """Metrics by arm and seed; None while no run is planned."""
+        return None if self.table.empty else Runs(self.table, list(self.levels))
+
+    def has(self, metric: str) -> bool:
+        """Whether a finished run has this metric."""
+        if self.grid is None or metric not in self.table.columns:
+            return False
+        try:
+            self.grid.check_metric(metric)
+        except StudyError:
+            return False
+        return bool(pd.to_numeric(self.table[metric], errors="coerce").notna().any())
+
+    def values(self, arm: Arm, metric: str = "accuracy") -> Floats:
+        """One value a seed, nan where there is none; the same order of seeds for every arm."""
+        assert self.grid is not None
+        return self.grid.values(arm, metric)[0]
+
+    def key(self, arm: Arm) -> ArmKey:
+        return tuple(level_key(arm[factor]) for factor in self.levels)
+
+    @cached_property
+    def results_from_arm(self) -> dict[ArmKey, list[RunResult]]:
+        """Results of the finished runs of each arm, by seed."""
+        found: dict[ArmKey, list[RunResult]] = {}
+        for run in sorted(self.runs, key=lambda run: run.seed):
+            if run.status == "done" and run.result:
+                found.setdefault(self.key(run.arm), []).append(run.result)
+        return found
+
+    def results(self, arm: Arm) -> list[RunResult]:
+        return self.results_from_arm.get(self.key(arm), [])
+
+    @cached_property
+    def claims(self) -> dict[str, Mapping[str, Any]]:
+        """The declared claims as raw values, by id."""
+        return {str(claim.get("id")): claim for claim in self.definition.get("claims", [])}
+
+    @property
+    def references(self) -> list[Mapping[str, Any]]:
+        """Published figures to show beside ours; none for a quick study, which is another recipe."""
+        return [] if self.definition.get("quick") else list(self.definition.get("references", []))
+
+    # ── words ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @cached_property
+    def short(self) -> dict[str, str]:
+        """Each factor as a heading: ``model.depth`` → ``depth``, in full where two would read the same."""
+        lasts = Counter(factor.rpartition(".")[2] for factor in self.levels)
+        return {factor: last if lasts[last := factor.rpartition(".")[2]] == 1 else factor for factor in self.levels}
+
+    def level_name(self, factor: str, level: object) -> str:
+        """``relu`` by its name alone, numbers with their factor: ``depth 8``."""
+        text = level_text(level)
+        shared = any(text in map(level_text, self.levels[other]) for other in self.varied if other != factor)
+        bare = not is_number(level) and not isinstance(level, bool) and not shared
+        return text if bare else f"{self.short[factor].replace('_', ' ')} {text}"
+
+    def arm_name(self, arm: Arm) -> str:
+        return ", ".join(self.level_name(factor, arm[factor]) for factor in self.varied if factor in arm) or "the only arm"
+
+    @cached_property
+    def machines(self) -> list[str]:
+        """Devices and precisions that the runs were made with."""
+        found = {
+            f"{run.result.provenance.device}, {run.result.provenance.precision}"
+            for run in self.runs
+            if run.result and run.result.provenance
+        }
+        return sorted(found)
+
+    @cached_property
+    def made_with(self) -> str:
+        """For captions: hardware, precision and version."""
+        versions = {run.result.provenance.allelse for run in self.runs if run.result and run.result.provenance}
+        where = " and ".join(self.machines) or "unknown hardware"
+        return f"{where}; allelse {', '.join(sorted(versions)) or 'of unknown version'}"
+
+
+def gather(store: Store) -> Findings:
+    """Read the store and judge its claims."""
+    table = store.table()
+    return Findings(store.definition, store.runs(), table, judge_table(store.definition, table), str(store.folder))
+
+
+def seeds_text(counts: Sequence[int]) -> str:
+    """``n = 5 seeds``, or ``n = 2 to 5 seeds`` where arms differ."""
+    some = sorted({count for count in counts if count})
+    if not some:
+        return "n\u00a0=\u00a00 seeds"
+    if len(some) == 1:
+        return f"n\u00a0=\u00a0{some[0]} seed{'' if some[0] == 1 else 's'}"
+    return f"n\u00a0=\u00a0{some[0]} to {some[-1]} seeds"
+
+
+def finite(values: Floats) -> Floats:
+    return values[np.isfinite(values)]

@@ -1,0 +1,105 @@
+"""Gradients: findings in; gradient norm by layer at the first and the last probed step, arm by arm, as a chart out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from allelse.records import RunResult
+from allelse.report.findings import Findings, seeds_text
+from allelse.report.layout import MOST_PANELS, MOST_SERIES, choose, combinations_of, few, whole_arm
+from allelse.report.shapes import Chart, Line, Panel, Words
+from allelse.stats.contrasts import ordered
+from allelse.stats.effects import Floats
+
+
+def gradients(findings: Findings) -> Chart | None:
+    """Layers run from the input to the output; None where no run was probed."""
+    layout = choose(findings.levels)
+    factors = [factor for factor in (layout.x, *layout.panels) if factor]
+    panels = list(combinations_of(findings, factors))
+    if layout.x is not None and len(factors) == 1:
+        panels = [{layout.x: level} for level in ordered(findings.levels[layout.x])]
+    chosen = few(panels, 3 if layout.x else MOST_PANELS)
+    series = list(combinations_of(findings, [layout.series] if layout.series else []))[:MOST_SERIES]
+    drawn, counts, all_layers = [], [], [""]
+    measured = [
+        (fixed, style, one, _by_layer(findings.results(whole_arm(findings, {**fixed, **one}))))
+        for fixed in chosen
+        for style, one in enumerate(series)
+    ]
+    for fixed in chosen:
+        lines = []
+        for panel, style, one, (layers, first, last) in measured:
+            if panel is fixed and layers:
+                # Panels share one axis: layers are counted from the input, and the longest network names them.
+                all_layers = layers if len(layers) > len(all_layers) else all_layers
+                label = findings.arm_name(one) if one else "the only arm"
+                lines.append(_line(label, style, last, faint=False))
+                if not np.array_equal(first, last):
+                    lines.append(_line(label, style, first, faint=True))
+                counts.append(len(last))
+        if lines:
+            drawn.append(Panel(findings.arm_name(fixed) if fixed else "", tuple(lines)))
+    if not drawn:
+        return None
+    left = len(panels) - len(chosen)
+    caption = (
+        "Norm of the loss gradient by layer, from the input (left) to the output, on a logarithmic axis: strong lines at the "
+        f"last probed step, dotted lines at the first step, geometric means over seeds; small marks are single seeds. "
+        f"{seeds_text(counts)} an arm; {findings.made_with}."
+        + (f" Drawn are {len(chosen)} of {len(panels)} panels: the ends and what lies between." if left else "")
+    )
+    ratios = "; ".join(
+        f"{panel.title + ', ' if panel.title else ''}{line.label}: {line.mean[0] / line.mean[-1]:.2g}"
+        for panel in drawn
+        for line in panel.lines
+        if not line.faint and line.mean[-1]
+    )
+    words = Words(
+        "gradients", "Gradient norm by layer", caption, f"First layer's norm over the last layer's, at the end. {ratios}."
+    )
+    ticks = tuple((float(place), _short(layer)) for place, layer in enumerate(all_layers))
+    return Chart(
+        words, tuple(drawn), "layer (numbers are blocks, from 0)", "gradient norm", y_scale="log", ticks=ticks, percent=False
+    )
+
+
+def _line(label: str, style: int, values: Floats, *, faint: bool) -> Line:
+    logs = np.log(np.where(values > 0, values, np.nan))
+    counted = np.isfinite(logs).sum(axis=0)
+    mean = np.where(counted > 0, np.exp(np.nansum(logs, axis=0) / np.maximum(counted, 1)), np.nan)
+    seeds = () if faint else tuple(map(tuple, values.tolist()))
+    return Line(label, style, tuple(map(float, range(values.shape[1]))), tuple(mean.tolist()), seeds=seeds, faint=faint)
+
+
+def _by_layer(results: Sequence[RunResult]) -> tuple[list[str], Floats, Floats]:
+    """Layers in order, and gradient norms at the first and the last probed step, each of shape (seeds, layers)."""
+    layers: list[str] = []
+    rows = []
+    for result in results:
+        probes = [row for row in getattr(result, "probes", ()) if _number(row.get("gradient_norm")) is not None]
+        if probes:
+            steps = [row.get("step", 0) for row in probes]
+            found = [{row["layer"]: row for row in probes if row.get("step", 0) == step} for step in (min(steps), max(steps))]
+            layers = layers or list(found[1])
+            rows.append([[_norm(at.get(layer, {})) for layer in layers] for at in found])
+    values = np.array(rows, dtype=float).reshape(len(rows), 2, len(layers))
+    return layers, values[:, 0], values[:, 1]
+
+
+def _norm(row: Mapping[str, Any]) -> float:
+    value = _number(row.get("gradient_norm"))
+    return float("nan") if value is None else value
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def _short(layer: str) -> str:
+    """``blocks.3.conv`` → ``3``: blocks by their number."""
+    parts = layer.split(".")
+    return parts[1] if parts[0] == "blocks" and len(parts) > 1 else parts[0]

@@ -1,0 +1,74 @@
+"""The page: an output folder in; ``report.html``, ``report.md`` and ``figures/`` in it, out.
+
+Every text comes from a study file or a result and is untrusted: jinja2 escapes all of it, and only the figures, whose text is
+drawn as paths, are put in as they are. The page runs no script and loads nothing, which its content policy states.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from allelse import store
+from allelse.errors import StoreError
+from allelse.report.contents import Contents, contents
+from allelse.report.figures import inline, write_figures
+from allelse.report.findings import gather
+from allelse.report.markdown import markdown
+from allelse.report.shapes import Figure
+
+TEMPLATE = "report.html.jinja"
+
+
+def write_report(folder: Path) -> Path:
+    """Write both pages and the figures into ``folder``; the path of the HTML file.
+
+    The same store gives the same bytes.
+
+    Raises:
+        StoreError: no study was run there, or the files cannot be written.
+    """
+    with store.read(folder) as opened:
+        findings = gather(opened)
+    told = contents(findings)
+    folder = Path(os.path.expanduser(folder))
+    try:
+        write_figures((*told.figures, *told.mechanism_figures), folder / "figures")
+        _replace(folder / "report.md", markdown(told))
+        return _replace(folder / "report.html", html(told))
+    except OSError as error:
+        raise StoreError(
+            f"{folder}: the report cannot be written: {error.strerror or error}; free space or mend its rights"
+        ) from None
+
+
+def html(told: Contents) -> str:
+    """The whole page."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["svg"] = _svg
+    return environment.get_template(TEMPLATE).render(told=told) + "\n"
+
+
+def _svg(figure: Figure) -> Any:
+    return Markup(inline(figure))  # noqa: S704  (text in it is drawn as paths)
+
+
+def _replace(path: Path, text: str) -> Path:
+    """Write whole or not at all, so that a page that is open never shows half a report."""
+    half = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        half.write_text(text, encoding="utf-8")
+        half.replace(path)
+    finally:
+        half.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,61 @@
+"""Sameness: findings in; what differed between arms, and which arms came out equal bit for bit, out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from allelse.records import canonical_json, digest
+from allelse.report.findings import Arm, Findings
+
+_ABSENT = object()
+
+
+def differing_keys(findings: Findings) -> dict[str, list[str]]:
+    """Every recipe key that is not the same in all arms, with its values in the order of the arms, each once."""
+    flat = [dict(_flatten(arm.get("recipe", {}))) for arm in findings.definition.get("arms", [])]
+    columns = {key: [values.get(key, _ABSENT) for values in flat] for values in flat for key in values}
+    texts = {key: list(dict.fromkeys(_text(value) for value in column)) for key, column in columns.items()}
+    return {key: values for key, values in texts.items() if len(values) > 1}
+
+
+def shared_keys(findings: Findings) -> dict[str, str]:
+    """Every recipe key that is the same in all arms."""
+    differing = differing_keys(findings)
+    first: Mapping[str, Any] = next(iter(findings.definition.get("arms", [])), {})
+    return {key: _text(value) for key, value in _flatten(first.get("recipe", {})) if key not in differing}
+
+
+def equal_arms(findings: Findings) -> list[list[str]]:
+    """Groups of arms that are finished and equal bit for bit, on every seed, in every metric and epoch; by name."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for arms in _alike(findings):
+        for arm in arms:
+            digests = tuple(digest({"metrics": each.metrics, "epochs": each.epochs}, 24) for each in findings.results(arm))
+            groups.setdefault(digests, []).append(findings.arm_name(arm))
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def _alike(findings: Findings) -> list[list[Arm]]:
+    """Finished arms of the same accuracies, by accuracies: all that is worth a second look among thousands of runs."""
+    groups: dict[bytes, list[Arm]] = {}
+    seeds = len(findings.definition.get("seeds", []))
+    for arm in findings.arms if findings.has("accuracy") else []:
+        results = findings.results(arm)
+        if len(results) == seeds and all(result.epochs for result in results):
+            groups.setdefault(findings.values(arm).tobytes(), []).append(arm)
+    return [arms for arms in groups.values() if len(arms) > 1]
+
+
+def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _flatten(inner, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value
+
+
+def _text(value: Any) -> str:
+    if value is _ABSENT or value is None:
+        return "–"
+    return value if isinstance(value, str) else canonical_json(value)

@@ -1,0 +1,188 @@
+"""Tables: findings in; the report's tables, as rows of text, out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+from allelse import stats
+from allelse.report.accuracy import WAYS, mean_of, names
+from allelse.report.findings import Findings, finite
+from allelse.report.sameness import differing_keys
+from allelse.stats.runs import PROBLEMS
+from allelse.stats.sentences import number, p_text
+
+NONE = "–"
+
+PROBES = (
+    ("gradient_decades_start", "gradient decades, start", "log10 of the relative gradient (gradient over weight norm) of the "
+     "last block over the first, at the first step; above 0 gradients vanish towards the input, below 0 they grow"),
+    ("gradient_decades_end", "gradient decades, end", "the same at the last probed step"),
+    ("saturated", "saturated", "share of activation inputs where the slope is under 0.05"),
+    ("dead", "dead", "share of channels that are saturated for a whole batch"),
+    ("effective_rank", "effective rank", "participation ratio of the last block's output channels"),
+    ("mean_distance", "distance of means", "running means of BatchNorm from those of the training split, in its standard "
+     "deviations"),
+    ("variance_distance", "distance of variances", "the same of variances, as |ln| of their ratio"),
+    ("batch_noise", "batch noise", "scatter of the means of training batches, in standard deviations"),
+)  # fmt: skip
+"""(metric, heading, what it is)"""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as it is shown; the first ``headings`` columns name the row."""
+
+    name: str
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    headings: int = 1
+
+
+def arm_table(findings: Findings) -> Table | None:
+    """One row an arm, beside the published figures."""
+    if findings.grid is None or not findings.has("accuracy"):
+        return None
+    summary = stats.arm_table(findings.table, list(findings.levels), "accuracy")
+    troubles = [name for name in PROBLEMS if summary[name].any()]
+    published = findings.references
+    columns = [
+        "arm",
+        "n",
+        "mean %",
+        "sd",
+        "95 % t interval",
+        *(["published %", "ours − published"] if published else []),
+        *troubles,
+    ]
+    rows = []
+    for row in summary.to_dict("records"):
+        beside = [float(each["accuracy"]) for each in published if names(each["arm"], row)]
+        distance = [_percent(row["mean"] - value, signed=True) for value in beside]
+        rows.append(
+            (
+                findings.arm_name(row),
+                str(row["n"]),
+                _percent(row["mean"]),
+                _percent(row["sd"]),
+                _interval(row["low"], row["high"]),
+                *((", ".join(map(_percent, beside)) or NONE, ", ".join(distance) or NONE) if published else ()),
+                *(str(row[name] or 0) for name in troubles),
+            )
+        )
+    return Table("arms", "Test accuracy by arm, last epoch, over seeds", tuple(columns), tuple(rows))
+
+
+def parts_table(findings: Findings, verdict: stats.Verdict) -> Table | None:
+    """The comparisons that a claim needs, where they are more than one."""
+    if len(verdict.parts) < 2:
+        return None
+    level = f"{100 * verdict.level:g} % t interval"
+    rows = tuple(
+        (
+            part.label,
+            value(part.estimate, verdict.metric, signed=True),
+            interval(part.low, part.high, verdict.metric),
+            NONE if part.p_support is None else p_text(part.p_support).removeprefix("p = ").removeprefix("p "),
+            str(part.n),
+            NONE if part.correlation is None else f"{part.correlation:.2f}".replace("-", "−"),
+        )
+        for part in verdict.parts
+    )
+    columns = ("comparison", "estimate", level, "p that it holds", "n", "correlation")
+    return Table(f"parts-{verdict.id}", f"All comparisons of {verdict.id}, uncorrected", columns, rows)
+
+
+def evaluation_table(findings: Findings) -> Table | None:
+    """The three evaluations of each arm, and the gap between recalibrated and running statistics."""
+    ways = [(metric, label) for metric, label in WAYS if findings.has(metric)]
+    if len(ways) < 2 or findings.grid is None:
+        return None
+    has_gap = {"accuracy_running", "accuracy_recalibrated"} <= {metric for metric, _ in ways}
+    rows = []
+    for arm in findings.arms:
+        columns = [findings.values(arm, metric) for metric, _ in ways]
+        cells = [_percent(mean_of(column)) for column in columns]
+        if has_gap:
+            gap = finite(columns[1] - columns[0])
+            cells += [_percent(mean_of(gap), signed=True), _interval(*stats.t_interval(gap), signed=True)]
+        rows.append((findings.arm_name(arm), str(len(finite(columns[0]))), *cells))
+    shown = [f"{label} %" for _, label in ways] + (["recalibrated − running", "95 % t interval"] if has_gap else [])
+    return Table(
+        "evaluations",
+        "Test accuracy of the same networks under three ways to normalise, means over seeds",
+        ("arm", "n", *shown),
+        tuple(rows),
+    )
+
+
+def probe_table(findings: Findings) -> Table | None:
+    """Means over seeds of what was measured inside the networks."""
+    measured = [(metric, heading) for metric, heading, _ in PROBES if findings.has(metric)]
+    if not measured:
+        return None
+    rows = tuple(
+        (findings.arm_name(arm), *(value(mean_of(findings.values(arm, metric)), metric) for metric, _ in measured))
+        for arm in findings.arms
+    )
+    return Table("probes", "Probes at the end of training, means over seeds", ("arm", *(name for _, name in measured)), rows)
+
+
+def probe_legend(findings: Findings) -> list[tuple[str, str]]:
+    """What each column of ``probe_table`` is."""
+    return [(heading, what) for metric, heading, what in PROBES if findings.has(metric)]
+
+
+def difference_table(findings: Findings) -> Table | None:
+    """The recipe keys in which arms differ."""
+    rows = tuple((key, ", ".join(values)) for key, values in differing_keys(findings).items())
+    return Table("differed", "Recipe keys that differ between arms", ("key", "values"), rows) if rows else None
+
+
+def machine_table(findings: Findings) -> Table | None:
+    """What the runs were made with."""
+    kinds: Counter[tuple[str, ...]] = Counter()
+    for run in findings.runs:
+        if run.result and run.result.provenance:
+            made = run.result.provenance
+            kinds[made.device, made.precision, str(made.threads), made.allelse, made.torch, made.python] += 1
+    columns = ("device", "precision", "CPU threads", "allelse", "torch", "python", "runs")
+    rows = tuple((*kind, str(count)) for kind, count in sorted(kinds.items()))
+    return Table("machines", "Versions, hardware and precision", columns, rows) if rows else None
+
+
+def trouble_table(findings: Findings, most: int = 200) -> tuple[Table | None, int]:
+    """Runs that diverged or failed one by one, pending ones counted by arm; and how many rows there was no room for."""
+    rows = [
+        (findings.arm_name(run.arm), str(run.seed), run.status, (run.result.error if run.result else None) or "no message")
+        for run in findings.runs
+        if run.status in ("diverged", "failed")
+    ]
+    pending = Counter(findings.arm_name(run.arm) for run in findings.runs if run.status == "pending")
+    rows += [(arm, f"{count} seed{'' if count == 1 else 's'}", "pending", "not finished yet") for arm, count in pending.items()]
+    columns = ("arm", "seed", "status", "what happened")
+    table = Table("trouble", "Runs that diverged, failed or are pending", columns, tuple(rows[:most])) if rows else None
+    return table, max(0, len(rows) - most)
+
+
+def value(estimate: float | None, metric: str, *, signed: bool = False) -> str:
+    """A value of a metric with no more digits than the evidence has; a dash where there is none."""
+    return NONE if estimate is None or not isfinite(estimate) else number(estimate, metric, signed)
+
+
+def interval(low: float | None, high: float | None, metric: str) -> str:
+    ends = [value(end, metric, signed=True) for end in (low, high)]
+    return NONE if NONE in ends else " to ".join(ends)
+
+
+def _percent(percent: Any, *, signed: bool = False) -> str:
+    return value(float(percent), "accuracy", signed=signed)
+
+
+def _interval(low: float, high: float, *, signed: bool = False) -> str:
+    ends: Sequence[str] = [_percent(end, signed=signed) for end in (low, high)]
+    return NONE if NONE in ends else " to ".join(ends)

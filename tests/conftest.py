@@ -1,0 +1,18 @@
+"""What holds for every test: no test reads or writes the user's own caches, and none reaches a network."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tiny networks only lose time on more threads
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One cache a session, so that speeds are measured once; a home without data; a port on which nobody answers."""
+    base = tmp_path_factory.getbasetemp()
+    monkeypatch.setenv("HOME", str(base / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(base / "cache"))
+    monkeypatch.setenv("ALLELSE_DATA", str(base / "data"))
+    monkeypatch.setenv("ALLELSE_CIFAR_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")

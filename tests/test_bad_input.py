@@ -1,0 +1,151 @@
+"""Bad input through the command line: one clear line on stderr, nothing on stdout, exit code 2, nothing left behind."""
+
+import numpy as np
+import pytest
+from data_support import random_images, save_image
+from study_support import TINY, allelse, changed, mistake, write_study
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return write_study(tmp_path).relative_to(tmp_path)
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("epochs          = 2", "epocs = 2", "study.toml, line 9: recipe.epocs: unknown key; did you mean 'epochs'? allowed: "),
+        ("epochs          = 2", 'epochs = "2"', "study.toml, line 9: recipe.epochs: '2'; allowed: a whole number"),
+        ('"batch"', '"bacth"', "study.toml, line 17: recipe.model.norm: 'bacth' is unknown; did you mean 'batch'? allowed: "),
+        ('"batch"', '"group"', "study.toml, line 17: recipe.model.norm: norm.groups = 32 does not divide the width 4; "),
+        ("depth = 1", "depth = 0", "study.toml, line 16: recipe.model.depth: 0; allowed: at least 1"),
+        ("seeds    = 2", "seeds    =", "study.toml: not valid TOML: Invalid value (at line 4, column 11); mend the file there"),
+    ],
+)
+def test_a_mistake_in_the_study_file(file, command, old, new, expected):
+    file.write_text(changed(old, new))
+    assert mistake(command, file).startswith(expected)
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("model.colour=red", "--set model.colour=red: model.colour: unknown key; allowed: block, width, "),
+        ("lr=0.1", "--set lr=0.1: lr: unknown key; allowed: dataset, "),
+        (
+            "batch_size=101",
+            "arm activation sigmoid: batch_size = 101 is larger than its training data of 100 images; allowed: 1 to 100",
+        ),
+        ("train_per_class=500", "digits: class '0' has "),
+        ("dataset=digit", "there is no data set 'digit'; did you mean 'digits'? allowed: digits, cifar10, cifar100, "),
+        ("image_size=4", "image_size = 4 with data set 'digits'; allowed: with folder:PATH only; leave it out"),
+        ("dataset=npz:none.npz", "there is no file none.npz; allowed: an .npz with x_train, y_train, x_test, y_test"),
+        ("dataset=folder:none", "there is no folder none; allowed: PATH/train/<class>/ and PATH/test/<class>/"),
+    ],
+)
+def test_a_change_that_does_not_fit(file, command, change, expected):
+    assert mistake(command, file, "--set", change).startswith(expected)
+
+
+def test_missing_data_without_a_network_name_the_ways_out(file, tmp_path, monkeypatch):
+    monkeypatch.setenv("ALLELSE_DATA", str(tmp_path / "empty"))
+    ended = allelse("run", file, "--set", "dataset=cifar10", "--out", "out")
+    assert (ended.code, ended.out) == (2, "")
+    told = ended.err.splitlines()[-1]
+    assert told.startswith("allelse: cifar10 is not on this machine and http://127.0.0.1:9/")
+    assert all(way in told for way in ("allelse data fetch cifar10", "allelse data import cifar10 PATH", "--quick"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04" + b"cut" * 20])
+def test_a_corrupt_npz(file, content):
+    (file.parent / "bad.npz").write_bytes(content)
+    assert mistake("run", file, "--set", "dataset=npz:bad.npz").startswith("bad.npz is no readable .npz file, or is damaged; ")
+
+
+def test_an_npz_cut_short(file):
+    images = random_images(20, (4, 4))
+    np.savez("whole.npz", x_train=images, y_train=np.arange(20) % 2, x_test=images, y_test=np.arange(20) % 2)
+    whole = (file.parent / "whole.npz").read_bytes()
+    (file.parent / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    assert mistake("run", file, "--set", "dataset=npz:cut.npz").startswith("cut.npz is no readable .npz file, or is damaged; ")
+
+
+def test_a_folder_without_classes(file, tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / "images" / split).mkdir(parents=True)
+    assert mistake("plan", file, "--set", "dataset=folder:images").startswith("images/train has no class folders; allowed: ")
+
+
+def test_images_of_mixed_size(file, tmp_path):
+    for number, (split, name) in enumerate([(split, name) for split in ("train", "test") for name in "ab"]):
+        save_image(tmp_path / "images" / split / name / "1.png", random_images(1, (8 + number, 8, 3))[0])
+    told = mistake("run", file, "--set", "dataset=folder:images")
+    assert told.startswith(
+        "images of mixed size: images/train/a/1.png has 8 x 8 pixels, images/train/b/1.png has 8 x 9; set image_size"
+    )
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [
+        ("cdua", "--device cdua: unknown device; did you mean 'cuda'? allowed: auto, cpu, cuda, mps"),
+        ("cuda:x", "--device cuda:x: unknown device; did you mean 'cuda'? allowed: auto, cpu, cuda, mps"),
+        ("cuda", "--device cuda: not on this machine; here: cpu; leave --device out to take the best"),
+    ],
+)
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_a_device_that_is_not_there(file, command, device, expected, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    assert mistake(command, file, "--device", device) == expected
+
+
+def test_an_output_folder_of_another_study(file, tmp_path):
+    assert allelse("run", file, "--quick", "--out", "out").code == 0
+    assert mistake("run", file, "--quick", "--out", "out", "--set", "model.bias=false") == (
+        "out: holds results of another study or of this one before a change, and results never mix: arms 1.recipe.model.bias: "
+        "true → false; arms 2.recipe.model.bias: true → false. Take the change back, or give a new folder with --out"
+    )
+    other = write_study(tmp_path, changed('"tiny"', '"other"', TINY), "other.toml")
+    assert 'name: "tiny-quick" → "other-quick"' in mistake("run", other, "--quick", "--out", "out")
+    assert (
+        mistake("run", file, "--quick", "--out", ".")
+        == ".: holds other files and no study; give an empty or a new folder with --out"
+    )
+
+
+def test_an_output_folder_that_cannot_be_written(file, tmp_path, monkeypatch):
+    assert mistake("run", file, "--out", file / "out").startswith("study.toml/out: cannot be used as an output folder: ")
+
+    def denied(path, *_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.mkdir", denied)
+    assert mistake("run", file, "--out", "out").startswith(
+        "out: cannot be used as an output folder: [Errno 13] Permission denied: 'out'"
+    )
+
+
+@pytest.mark.parametrize("command", ["results", "status"])
+def test_a_folder_without_a_study(file, command):
+    assert mistake(command, "none") == (
+        "none: no study was run there (it holds no study.sqlite); 'allelse run STUDY --out none' makes one"
+    )
+    assert mistake(command, "~nobody-here/x").startswith("~nobody-here/x: no study was run there ")
+
+
+@pytest.mark.parametrize("seeds", ["0", "-3", "many", "10001"])
+def test_a_number_of_seeds_that_is_none(file, seeds):
+    assert "--seeds" in mistake("plan", file, "--seeds", seeds)
+
+
+def test_a_study_that_is_not_there(file):
+    assert mistake("run", "sigmoid-vs-rel").startswith(
+        "sigmoid-vs-rel: no such study; did you mean 'sigmoid-vs-relu'? allowed: "
+    )
+    assert mistake("run", "none.toml") == "none.toml: no such file; 'allelse new none.toml' writes one to start from"
+    assert mistake("run", ".") == ".: cannot be read as a UTF-8 text file: [Errno 21] Is a directory: '.'"

@@ -1,0 +1,105 @@
+"""The parts of a block, each against torch's own layer, for one replica and for several."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from engine_support import ACTIVATIONS, NORMS, plain_activation, plain_norm
+from pydantic import TypeAdapter
+from torch import nn
+
+from allelse import blocks, recipe
+
+ACTIVATION = TypeAdapter(recipe.Activation)
+NORM = TypeAdapter(recipe.Norm)
+
+
+def images(replicas: int, channels: int = 4) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return 2 * torch.randn(5, replicas * channels, 3, 3, dtype=torch.float64, generator=generator) + 1
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_are_those_of_torch(name, replicas):
+    activation = ACTIVATION.validate_python(ACTIVATIONS[name])
+    ours = blocks.build_activation(replicas, activation).double()
+    for _, parameter in ours.named_parameters():
+        nn.init.constant_(parameter, activation.slope)
+    x = images(replicas)
+    assert torch.equal(ours(x), plain_activation(activation).double()(x))
+    assert torch.equal(ours(x.flatten(1)), plain_activation(activation).double()(x.flatten(1)))
+
+
+def test_each_replica_has_a_slope_of_its_own():
+    ours = blocks.build_activation(3, recipe.PReLU()).double()
+    ours.slope.data = torch.tensor([[0.0], [0.5], [2.0]], dtype=torch.float64)
+    out = ours(-torch.ones(1, 6, 2, 2, dtype=torch.float64))
+    assert out[0, :, 0, 0].tolist() == [0, 0, -0.5, -0.5, -2, -2]
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("name", [name for name in NORMS if name != "none"])
+def test_norms_are_those_of_torch(name, affine, replicas):
+    norm = NORM.validate_python({**NORMS[name], "affine": affine, "eps": 1e-3})
+    ours = blocks.build_norm(replicas, 4, norm).double()
+    x = images(replicas)
+    x[:, :4] *= 10  # other statistics in one replica, which must not reach the next
+    for replica in range(replicas):
+        plain = plain_norm(norm, 4, images=True).double()
+        if affine:
+            with torch.no_grad():
+                ours.weight[replica] = plain.weight.uniform_(0.5, 2)
+                ours.bias[replica] = plain.bias.uniform_(-1, 1)
+        mine = slice(4 * replica, 4 * replica + 4)
+        torch.testing.assert_close(ours(x)[:, mine], plain(x[:, mine]), rtol=1e-10, atol=1e-12)
+    assert (ours.weight is not None) == affine
+
+
+def test_layer_norm_is_over_all_channels_and_positions():
+    ours = blocks.build_norm(2, 4, recipe.LayerNorm(affine=False)).double()
+    plain = nn.LayerNorm([4, 3, 3], elementwise_affine=False)
+    torch.testing.assert_close(ours(images(2))[:, 4:], plain(images(2)[:, 4:]), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("momentum", [0.1, 1.0])
+def test_running_statistics_move_as_those_of_torch(momentum):
+    ours = blocks.build_norm(2, 4, recipe.BatchNorm(momentum=momentum)).double()
+    nn.init.ones_(ours.weight)
+    plain = nn.BatchNorm2d(8, momentum=momentum).double()
+    for scale in (1.0, 3.0):
+        ours(scale * images(2))
+        plain(scale * images(2))
+    torch.testing.assert_close(ours.running_mean.flatten(), plain.running_mean, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(ours.running_var.flatten(), plain.running_var, rtol=1e-12, atol=1e-12)
+    ours.statistics = "running"
+    torch.testing.assert_close(ours(images(2)), plain.eval()(images(2)), rtol=1e-12, atol=1e-12)
+    ours.statistics = "batch"
+    torch.testing.assert_close(ours(images(2)), plain.train()(images(2)), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", [name for name in NORMS if name != "none"])
+def test_a_norm_that_meets_the_images_themselves_has_gradients(name, dtype):
+    """torch 2.13's channels-last GroupNorm ends the process here, when the images want no gradient."""
+    ours = blocks.build_norm(2, 4, NORM.validate_python(NORMS[name]))
+    ours = ours.double() if dtype == torch.float64 else ours
+    nn.init.ones_(ours.weight)
+    ours(images(2).to(dtype).contiguous(memory_format=torch.channels_last)).float().pow(3).sum().backward()
+    assert ours.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_convolution_and_linear_layers_are_r_of_torchs(bias):
+    convolution, linear = blocks.Conv2d(3, 2, 5, 3, bias).double(), blocks.Linear(3, 18, 5, bias).double()
+    for parameter in (*convolution.parameters(), *linear.parameters()):
+        nn.init.normal_(parameter)
+    x = images(3, channels=2)
+    for replica in range(3):
+        mine = x[:, 2 * replica : 2 * replica + 2]
+        shift = [layer.bias[replica] if bias else None for layer in (convolution, linear)]
+        expected = nn.functional.conv2d(mine, convolution.weight[replica], shift[0], padding=1)
+        torch.testing.assert_close(convolution(x)[:, 5 * replica : 5 * replica + 5], expected, rtol=1e-10, atol=1e-12)
+        expected = nn.functional.linear(mine.flatten(1), linear.weight[replica], shift[1])
+        torch.testing.assert_close(linear(x.flatten(1))[:, 5 * replica : 5 * replica + 5], expected, rtol=1e-10, atol=1e-12)

@@ -1,0 +1,196 @@
+"""Killed and resumed equals never killed, bit for bit (invariant 3); files that are no checkpoint are passed over."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from engine_support import CPU, NORMS, OPTIMIZERS, pack_of, tiny_recipe, toy_dataset
+
+from allelse.engine import loop, train_pack
+from allelse.records import RunResult
+
+AUGMENT = ["flip", {"name": "crop", "padding": 1}, {"name": "cutout", "size": 2}]
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def _checkpoint_each_epoch(monkeypatch):
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+
+
+def values_of(**changes):
+    given = {"epochs": 4, "augment": AUGMENT, "precision": "fp32", "train_per_class": 7, "validation_per_class": 1}
+    return tiny_recipe(**{**given, "schedule": "cosine", **changes})
+
+
+def what_lasts(results: list[RunResult]) -> str:
+    """Everything of the results but times and place, in full precision."""
+    return json.dumps(
+        [[r.run, r.status, r.error, dict(r.metrics), list(r.epochs), dict(r.fingerprints)] for r in results], sort_keys=True
+    )
+
+
+def train_until(epoch: int, pack, dataset, path: Path) -> None:
+    """Train, and be killed when ``epoch`` epochs are done but the last of them is not saved yet."""
+
+    def kill(progress) -> None:
+        if progress.epoch >= epoch:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_pack(pack, dataset, CPU, path, kill)
+
+
+@pytest.fixture
+def final_states(monkeypatch) -> list[dict[str, torch.Tensor]]:
+    """The weights and buffers at the end of each training."""
+    states = []
+    results = loop.Training.results
+
+    def spy(training):
+        states.append({name: values.clone() for name, values in training.network.state_dict().items()})
+        return results(training)
+
+    monkeypatch.setattr(loop.Training, "results", spy)
+    return states
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp64"])
+def test_killed_and_resumed_equals_never_killed(optimizer, precision, tmp_path, final_states):
+    dataset = toy_dataset()
+    pack = pack_of(values_of(optimizer=OPTIMIZERS[optimizer], precision=precision, model={"activation": "prelu"}))
+    whole = train_pack(pack, dataset, CPU, tmp_path / "whole")
+    for number, epochs in enumerate([(2,), (3,), (1, 2, 3, 4)]):
+        path = tmp_path / str(number)
+        for epoch in epochs:
+            train_until(epoch, pack, dataset, path)
+        assert path.exists() == (epochs[-1] > 1)
+        assert what_lasts(train_pack(pack, dataset, CPU, path)) == what_lasts(whole)
+        for name, values in final_states[0].items():
+            assert torch.equal(final_states[-1][name], values), name
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_resuming_goes_on_where_the_checkpoint_was(norm, tmp_path):
+    dataset = toy_dataset()
+    pack = pack_of(values_of(model={"norm": NORMS[norm]}))
+    train_until(3, pack, dataset, tmp_path / "c")
+    epochs = []
+    resumed = train_pack(pack, dataset, CPU, tmp_path / "c", lambda progress: epochs.append(progress.epoch))
+    assert min(epochs) == 3, "two epochs were saved, the third is the next"
+    assert what_lasts(resumed) == what_lasts(train_pack(pack, dataset, CPU))
+
+
+def test_a_finished_training_is_not_trained_again(tmp_path):
+    dataset, pack = toy_dataset(), pack_of(values_of())
+    whole = train_pack(pack, dataset, CPU, tmp_path / "c")
+    again = train_pack(pack, dataset, CPU, tmp_path / "c", lambda progress: pytest.fail("trained again"))
+    assert what_lasts(again) == what_lasts(whole)
+
+
+def test_a_diverged_replica_is_still_diverged_after_a_resume(tmp_path):
+    dataset = toy_dataset()
+    model = {"norm": "none", "activation": "identity"}
+    pack = pack_of(values_of(optimizer={"name": "sgd", "lr": 1e4}, model=model))
+    whole = train_pack(pack, dataset, CPU)
+    statuses = {result.status for result in whole}
+    assert "diverged" in statuses
+    done = len(whole[0].epochs)
+    if done > 1:
+        train_until(done, pack, dataset, tmp_path / "c")
+    assert what_lasts(train_pack(pack, dataset, CPU, tmp_path / "c")) == what_lasts(whole)
+
+
+class Bomb:
+    def __reduce__(self):
+        return Path.touch, (Path(Bomb.path),)
+
+
+def _truncated(content: bytes) -> bytes:
+    return content[:-9]
+
+
+def _header_only(content: bytes) -> bytes:
+    return content[: struct.unpack("<Q", content[:8])[0] + 8]
+
+
+def _no_header(content: bytes) -> bytes:
+    return content[8:]
+
+
+DAMAGES = {
+    "empty": lambda content: b"",
+    "truncated": _truncated,
+    "cut in half": lambda content: content[: len(content) // 2],
+    "header only": _header_only,
+    "no header": _no_header,
+    "text": lambda content: b"hello, world",
+    "zeros": lambda content: bytes(len(content)),
+    "pickle": lambda content: pickle.dumps(Bomb()),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_passed_over_and_runs_no_code(damage, tmp_path):
+    dataset, pack = toy_dataset(), pack_of(values_of(epochs=2))
+    path, Bomb.path = tmp_path / "c", str(tmp_path / "bomb")
+    whole = train_pack(pack, dataset, CPU, path)
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    assert what_lasts(train_pack(pack, dataset, CPU, path)) == what_lasts(whole)
+    assert not Path(Bomb.path).exists()
+
+
+def test_a_pickle_saved_by_torch_is_passed_over(tmp_path):
+    dataset, pack = toy_dataset(), pack_of(values_of(epochs=2))
+    Bomb.path = str(tmp_path / "bomb")
+    torch.save({"bomb": Bomb()}, tmp_path / "c")
+    assert what_lasts(train_pack(pack, dataset, CPU, tmp_path / "c")) == what_lasts(train_pack(pack, dataset, CPU))
+    assert not Path(Bomb.path).exists()
+
+
+@pytest.mark.parametrize("other", ["seeds", "optimizer", "width"])
+def test_the_checkpoint_of_another_pack_is_passed_over(other, tmp_path):
+    dataset, pack = toy_dataset(), pack_of(values_of(epochs=2))
+    others = {
+        "seeds": pack_of(values_of(epochs=2), (3, 1, 12)),
+        "optimizer": pack_of(values_of(epochs=2, optimizer="adam")),
+        "width": pack_of(values_of(epochs=2, model={"width": 6})),
+    }
+    train_pack(others[other], dataset, CPU, tmp_path / "c")
+    assert what_lasts(train_pack(pack, dataset, CPU, tmp_path / "c")) == what_lasts(train_pack(pack, dataset, CPU))
+
+
+def test_a_file_of_this_pack_that_does_not_fit_is_passed_over(tmp_path):
+    from safetensors.torch import save_file
+
+    dataset, pack = toy_dataset(), pack_of(values_of(epochs=2))
+    whole = what_lasts(train_pack(pack, dataset, CPU))
+    for position in ("{}", "[]", "null", "not JSON", '{"epoch": 1}'):
+        save_file({"network/head.weight": torch.zeros(2)}, tmp_path / "c", metadata={"pack": pack.id, "position": position})
+        assert what_lasts(train_pack(pack, dataset, CPU, tmp_path / "c")) == whole, position
+
+
+def test_nothing_half_written_is_left_under_the_checkpoints_name(tmp_path, monkeypatch):
+    from allelse.engine import checkpoint
+
+    dataset, pack = toy_dataset(), pack_of(values_of())
+    train_until(3, pack, dataset, tmp_path / "c")
+    before = (tmp_path / "c").read_bytes()
+
+    def broken(tensors, path, metadata):
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", broken)
+    with pytest.raises(OSError, match="No space"):
+        train_pack(pack, dataset, CPU, tmp_path / "c")
+    assert (tmp_path / "c").read_bytes() == before

@@ -1,0 +1,166 @@
+"""The local launcher: everything is stored, what failed is recorded and tried again, speeds are remembered."""
+
+import json
+
+import pytest
+from study_support import PLAIN, TINY, Quiet, changed, run, statuses, write_study
+
+from allelse import engine, launch, store, study
+from allelse.launch import local
+from allelse.plan import GAIN_TO_PACK_MORE
+
+
+@pytest.fixture
+def one_pack_an_arm(monkeypatch):
+    """As if this device trained every pack as fast as one run."""
+    monkeypatch.setattr(local.Speeds, "images_per_second", lambda self, pack: 100.0 * GAIN_TO_PACK_MORE ** (2 * len(pack.runs)))
+
+
+def test_every_run_is_trained_and_stored_with_its_provenance(tmp_path):
+    outcome = run(write_study(tmp_path), tmp_path / "out")
+    assert (outcome.folder, outcome.runs_by_status) == (tmp_path / "out", {"done": 4})
+    with store.read(tmp_path / "out") as opened:
+        results = [stored.result for stored in opened.runs()]
+        assert "NOT" not in " ".join(store.pairing(opened.runs()))
+    assert all(len(result.epochs) == 2 and 0 <= result.metrics["accuracy"] <= 100 for result in results)
+    assert {result.provenance.precision for result in results} == {"fp32"}
+    assert len({json.dumps(dict(result.metrics)) for result in results}) == 4
+
+
+def test_running_again_trains_nothing(tmp_path, monkeypatch):
+    file = write_study(tmp_path)
+    run(file, tmp_path / "out")
+    monkeypatch.setattr(engine, "train_pack", lambda *_: pytest.fail("it trained again"))
+    assert run(file, tmp_path / "out").runs_by_status == {"done": 4}
+
+
+def test_progress_adds_up_to_the_planned_seconds(tmp_path):
+    watcher = Quiet()
+    launch.run_study(study.load(write_study(tmp_path)), tmp_path / "out", "cpu", watcher)
+    assert watcher.seconds == pytest.approx(watcher.plan.seconds)
+    launch.run_study(study.load(tmp_path / "study.toml"), tmp_path / "out", "cpu", watcher)
+    assert watcher.seconds == pytest.approx(watcher.plan.seconds)
+
+
+def fail_where(monkeypatch, activation, error):
+    """Makes packs of one activation fail, and returns the list of arms that are trained."""
+    trained, real = [], engine.train_pack
+
+    def train_pack(pack, *rest):
+        trained.append(pack.runs[0].arm["model.activation"])
+        if trained[-1] == activation:
+            raise error
+        return real(pack, *rest)
+
+    monkeypatch.setattr(engine, "train_pack", train_pack)
+    return trained
+
+
+@pytest.mark.usefixtures("one_pack_an_arm")
+def test_a_pack_that_fails_is_recorded_and_only_it_is_tried_again(tmp_path, monkeypatch):
+    file, out = write_study(tmp_path), tmp_path / "out"
+    with monkeypatch.context() as patch:
+        trained = fail_where(patch, "sigmoid", RuntimeError("out of\n memory"))
+        assert run(file, out).runs_by_status == {"failed": 2, "done": 2}
+    assert trained == ["sigmoid", "relu"]
+    with store.read(out) as opened:
+        assert [stored.result.error for stored in opened.runs()] == ["RuntimeError: out of memory"] * 2 + [None] * 2
+    assert "Traceback" in (out / "allelse.log").read_text()
+
+    trained = fail_where(monkeypatch, "nothing", RuntimeError())
+    assert run(file, out).runs_by_status == {"done": 4}
+    assert trained == ["sigmoid"]
+
+
+def test_the_plan_is_stored_before_anything_is_trained(tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine, "train_pack", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(write_study(tmp_path), tmp_path / "out")
+    with store.read(tmp_path / "out") as opened:
+        assert sum(len(planned["runs"]) for planned in opened.plan["packs"]) == 4
+    assert statuses(tmp_path / "out") == ["pending"] * 4
+
+
+def test_a_stored_plan_is_kept_when_the_device_would_now_be_packed_otherwise(tmp_path, monkeypatch):
+    file, out = write_study(tmp_path), tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(local.Speeds, "images_per_second", lambda self, pack: 100.0)
+        fail_where(patch, "sigmoid", RuntimeError("once"))
+        run(file, out)
+    monkeypatch.setattr(local.Speeds, "images_per_second", lambda self, pack: pytest.fail("it measured again"))
+    assert run(file, out).runs_by_status == {"done": 4}
+
+
+def test_a_diverged_run_is_final_and_has_no_accuracy(tmp_path):
+    file, out = write_study(tmp_path), tmp_path / "out"
+    changes = ["optimizer={ name = 'sgd', lr = 1e38 }", "model.norm=none", "model.activation=['relu', 'identity']"]
+    assert run(file, out, changes).runs_by_status == {"diverged": 4}
+    with store.read(out) as opened:
+        assert opened.table()["accuracy"].isna().all()
+        assert {stored.result.error for stored in opened.runs()} == {"the training loss was no longer finite in epoch 1"}
+    assert run(file, out, changes).runs_by_status == {"diverged": 4}
+
+
+@pytest.mark.usefixtures("one_pack_an_arm")
+def test_a_checkpoint_is_written_where_the_store_says_and_removed_when_the_pack_is_stored(tmp_path, monkeypatch):
+    from allelse.engine import loop
+
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+    seen, real = [], loop.Training.save
+
+    def save(self, checkpoint):
+        seen.append(checkpoint)
+        real(self, checkpoint)
+
+    monkeypatch.setattr(loop.Training, "save", save)
+    run(write_study(tmp_path), tmp_path / "out")
+    assert len(set(seen)) == 2
+    assert {path.parent for path in seen} == {tmp_path / "out" / "checkpoints"}
+    assert not list((tmp_path / "out" / "checkpoints").iterdir())
+
+
+def test_speeds_are_measured_once_and_a_damaged_memory_is_measured_anew(tmp_path, monkeypatch):
+    measured = []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(engine, "images_per_second", lambda pack, *_: measured.append(pack) or 100.0)
+    loaded, device = study.load(write_study(tmp_path)), engine.find_device("cpu")
+    first = launch.plan_study(loaded, device)
+    assert len(measured) == 4
+    assert launch.plan_study(loaded, device) == first
+    assert len(measured) == 4
+    launch.plan_study(study.load(tmp_path / "study.toml", changes=["batch_size=25"]), device)
+    assert len(measured) == 8
+    for damaged in ("[1, 2", "[1]", '{"a": "fast"}'):
+        (tmp_path / "cache" / "allelse" / "speeds.json").write_text(damaged)
+        assert launch.plan_study(loaded, device) == first
+
+
+def test_a_cache_that_cannot_be_written_costs_a_measurement_and_no_more(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert launch.plan_study(study.load(write_study(tmp_path)), engine.find_device("cpu")).packs
+
+
+def test_a_study_without_factors_runs(tmp_path):
+    assert run(write_study(tmp_path, PLAIN.split("[factors]")[0]), tmp_path / "out").runs_by_status == {"done": 2}
+
+
+def test_changed_images_under_the_same_name_are_refused(tmp_path):
+    import numpy as np
+
+    from allelse.errors import StoreError
+
+    def images(value):
+        local._dataset.cache_clear()
+        x = np.full((20, 4, 4), value, np.uint8)
+        np.savez(tmp_path / "images.npz", x_train=x, y_train=np.arange(20) % 2, x_test=x, y_test=np.arange(20) % 2)
+
+    file = write_study(tmp_path, changed("train_per_class = 10\n", "", TINY))
+    images(3)
+    run(file, tmp_path / "out", [f"dataset=npz:{tmp_path}/images.npz"])
+    images(4)
+    with pytest.raises(StoreError, match=r"results never mix: data\.npz:"):
+        run(file, tmp_path / "out", [f"dataset=npz:{tmp_path}/images.npz"])

@@ -1,0 +1,443 @@
+"""Mistakes in study files and changes: one line each, with file, line, key, the value given and what is allowed."""
+
+# ruff: noqa: E501 (a message stands on one line)
+
+from functools import cache
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from study_support import PLAIN, TINY, changed, write_study
+
+from allelse import study
+from allelse.errors import StudyError
+
+RECIPE_KEYS = (
+    "dataset, image_size, train_per_class, validation_per_class, epochs, batch_size, augment, optimizer, schedule, "
+    "label_smoothing, precision, model"
+)
+MODEL_KEYS = "block, width, depth, bias, norm, activation, family, stem, kernel, pool, pool_kind, head"
+ACTIVATIONS = "sigmoid, tanh, relu, silu, gelu, mish, identity, leaky_relu, prelu, elu"
+
+
+def message(text: str | bytes, **options) -> str:
+    """What ``study.load`` says about a file ``study.toml`` in the working folder."""
+    with open("study.toml", "wb") as file:
+        file.write(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(StudyError) as caught:
+        study.load("study.toml", **options)
+    return str(caught.value)
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+LEVELS = '"model.activation" = ["sigmoid", "relu"]'
+OF_LEVELS = "allowed: a list of levels, or a table of named levels with the keys each one sets"
+COLUMNS = "run, arm, seed, status, error, accuracy, n, mean, sd, low, high, diverged, failed, pending"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        # names, types and bounds of recipe keys
+        (
+            "epochs          = 2",
+            "epoch = 2",
+            f"line 9: recipe.epoch: unknown key; did you mean 'epochs'? allowed: {RECIPE_KEYS}",
+        ),
+        ("width = 4", "wdth = 4", f"line 15: recipe.model.wdth: unknown key; did you mean 'width'? allowed: {MODEL_KEYS}"),
+        ("epochs          = 2", 'epochs = "two"', "line 9: recipe.epochs: 'two'; allowed: a whole number"),
+        ("epochs          = 2", "epochs = 2.5", "line 9: recipe.epochs: 2.5; allowed: a whole number"),
+        ("epochs          = 2", "epochs = true", "line 9: recipe.epochs: true; allowed: a whole number"),
+        (
+            "epochs          = 2",
+            "epochs = 1979-05-27",
+            "line 9: recipe.epochs: datetime.date(1979, 5, 27); allowed: a whole number",
+        ),
+        ("epochs          = 2", "epochs = 0", "line 9: recipe.epochs: 0; allowed: at least 1"),
+        ('"digits"', "3", 'line 7: recipe.dataset: 3; allowed: a text in "quotes"'),
+        ("lr = 0.01", "lr = nan", "line 12: recipe.optimizer.lr: nan; allowed: a finite number"),
+        ("lr = 0.01", "lr = inf", "line 12: recipe.optimizer.lr: inf; allowed: a finite number"),
+        ("lr = 0.01", "lr = 0", "line 12: recipe.optimizer.lr: 0; allowed: more than 0"),
+        (
+            "lr = 0.01",
+            f"lr = {'9' * 400}",
+            "line 12: recipe.optimizer.lr: a number of more than 60 digits; allowed: a number",
+        ),
+        (
+            '"adam", lr',
+            '"adm", lr',
+            "line 12: recipe.optimizer.name: 'adm' is unknown; did you mean 'adam'? allowed: sgd, adam, adamw",
+        ),
+        ("depth = 1", "depth = 0", "line 16: recipe.model.depth: 0; allowed: at least 1"),
+        (
+            "width = 4",
+            "width = []",
+            "line 15: recipe.model.width: []; allowed: a whole number of at least 1, or a list with one for each block",
+        ),
+        (
+            "width = 4\ndepth = 1",
+            "width = [4]\ndepth = 2",
+            "line 15: recipe.model.width: width lists 1 blocks, depth asks for 2; give one width for each block",
+        ),
+        (
+            '"batch"',
+            '"bach"',
+            "line 17: recipe.model.norm: 'bach' is unknown; did you mean 'batch'? allowed: batch, group, layer, instance, none",
+        ),
+        (
+            '"batch"',
+            '{ name = "group", groups = 3 }',
+            "line 17: recipe.model.norm.groups: norm.groups = 3 does not divide the width 4; allowed here: 1, 2, 4",
+        ),
+        (
+            '"batch"',
+            '"group"',
+            "line 17: recipe.model.norm: norm.groups = 32 does not divide the width 4; allowed here: 1, 2, 4",
+        ),
+        (
+            "depth = 1",
+            'depth = 1\nfamily = "mpl"',
+            "line 17: recipe.model.family: 'mpl' is unknown; did you mean 'mlp'? allowed: convnet, mlp",
+        ),
+        (
+            "depth = 1",
+            'depth = 1\nblock = "conv-nrm-act"',
+            "line 17: recipe.model.block: unknown part 'nrm'; did you mean 'norm'? allowed: conv, norm, act, joined by '-' in any order",
+        ),
+        (
+            "depth = 1",
+            'depth = 1\nblock = "conv-act-act"',
+            "line 17: recipe.model.block: 'conv-act-act'; allowed: 'conv' once, with 'norm' and 'act' at most once each, "
+            "joined by '-' in any order",
+        ),
+        (
+            "depth = 1",
+            "depth = 1\nkernel = 4",
+            "line 17: recipe.model.kernel: kernel is 4; allowed: odd numbers, so that padding keeps the image's size",
+        ),
+        (
+            'precision       = "fp32"',
+            'augment = ["flip", "flp"]',
+            "line 11: recipe.augment.2: 'flp' is unknown; did you mean 'flip'? allowed: flip, crop, cutout",
+        ),
+        ('precision       = "fp32"', 'augment = "flip"', "line 11: recipe.augment: 'flip'; allowed: a list in [brackets]"),
+        # the [study] table
+        ('"tiny"', '"Tiny Study"', "line 2: study.name: 'Tiny Study'; allowed: lower-case letters, digits and hyphens"),
+        ('name     = "tiny"\n', "", "line 1: study.name: is missing; add it"),
+        ("seeds    = 2", "seeds    = 0", "line 4: study.seeds: 0; allowed: at least 1"),
+        (
+            "seeds    = 2",
+            "seeds = 1\nfirst_seed = 1_000_000_000_000",
+            "line 5: study.first_seed: 1000000000000; allowed: at most 1e+09",
+        ),
+        # factors
+        (LEVELS, '"model.activation" = []', f"line 20: factors.model.activation: []; {OF_LEVELS}"),
+        (LEVELS, '"model.activation" = "relu"', f"line 20: factors.model.activation: 'relu'; {OF_LEVELS}"),
+        (
+            LEVELS,
+            '"model.activation" = ["relu", "sigmoid", "relu"]',
+            "line 20: factors.model.activation: ['relu', 'sigmoid', 'relu'] names a level twice; allowed: each level once",
+        ),
+        (
+            LEVELS,
+            f'{LEVELS}\n"optimizer.lr" = [1, 1.0]',
+            "line 21: factors.optimizer.lr: [1, 1.0] names a level twice; allowed: each level once",
+        ),
+        (
+            LEVELS,
+            f'{LEVELS}\n"epochs.more" = [1]',
+            "line 21: factors.epochs.more: epochs is 2, which has no keys of its own; name an existing key of the recipe",
+        ),
+        (
+            LEVELS,
+            f"{LEVELS}\nseed = {{ a = {{ epochs = 1 }} }}",
+            f"line 21: factors.seed: the tables have a column of this name; allowed: any but {COLUMNS}",
+        ),
+        (
+            LEVELS,
+            f'{LEVELS}\n"a\\nb" = [1]',
+            f"line 19: factors.a b: a level of this factor: a b: unknown key; allowed: {RECIPE_KEYS}",
+        ),
+        # claims and references
+        (
+            'b    = { "model.activation"',
+            'b    = { "model.activaton"',
+            "line 22: claims.1: claim 'relu-above': b names factor 'model.activaton', which the study does not have; "
+            "did you mean 'model.activation'? allowed: model.activation",
+        ),
+        (
+            'a    = { "model.activation" = "relu" }',
+            'a    = { "model.activation" = "rely" }',
+            "line 22: claims.1: claim 'relu-above': a gives 'model.activation' level 'rely', which the study does not have; "
+            "did you mean 'relu'? allowed: sigmoid, relu",
+        ),
+        (
+            '"higher"',
+            '"hihger"',
+            "line 25: claims.1.kind: 'hihger' is unknown; did you mean 'higher'? allowed: higher, within, trend, monotone, stable, best",
+        ),
+        ('"higher"', '"higher"\nmargin = "3"', "line 26: claims.1.margin: '3'; allowed: a number"),
+        (
+            'arm      = { "model.activation" = "relu" }',
+            'arm      = { "model.activation" = "rely" }',
+            "line 29: references.1: 'a paper': model.activation = 'rely'; did you mean 'relu'? allowed: sigmoid, relu",
+        ),
+        (
+            'arm      = { "model.activation" = "relu" }',
+            'arm      = { "model.activation" = ["relu"] }',
+            "line 29: references.1: 'a paper': model.activation = ['relu']; did you mean 'relu'? allowed: sigmoid, relu",
+        ),
+        (
+            'arm      = { "model.activation" = "relu" }',
+            'arm      = { "model.depth" = 1 }',
+            "line 29: references.1: 'a paper' names the factor 'model.depth'; allowed: model.activation",
+        ),
+        ("accuracy = 50.0", "accuracy = 101", "line 32: references.1.accuracy: 101; allowed: at most 100"),
+    ],
+)
+def test_a_mistake_is_one_line_with_place_value_and_remedy(old, new, expected):
+    assert message(changed(old, new)) == f"study.toml, {expected}"
+
+
+@pytest.mark.parametrize(
+    ("factor", "expected"),
+    [
+        ('"model.depth" = [1, 0]', "model.depth: a level of this factor: model.depth: 0; allowed: at least 1"),
+        (
+            '"model.norm" = ["batch", "group"]',
+            "model.norm: a level of this factor: model.norm: norm.groups = 32 does not divide the width 4; allowed here: 1, 2, 4",
+        ),
+        (
+            '"optimizer.momentum" = [0.9]',
+            "optimizer.momentum: a level of this factor: optimizer.momentum: unknown key; allowed: lr, weight_decay, "
+            "decay_norm_and_bias, lr_scaling, lr_batch_size, name, betas, eps",
+        ),
+    ],
+)
+def test_a_level_that_does_not_fit_is_found_on_its_factors_line(factor, expected):
+    assert message(f"{PLAIN}{factor}\n") == f"study.toml, line 21: factors.{expected}"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", ": study: is missing; add it"),
+        ("study = 3\nrecipe = {}\n", ", line 1: study: 3; allowed: a table of keys"),
+        (f"recipe = 'x'\n{TINY.split('[recipe]')[0]}", ", line 1: recipe: 'x'; allowed: a table of keys"),
+        (f"factors = 'x'\n{PLAIN.split('[factors]')[0]}", ", line 1: factors: 'x'; allowed: a table of keys"),
+        (f"quick = [1]\n{PLAIN}", ", line 1: quick: [1]; allowed: a table of keys"),
+        (f"quick = false\n{PLAIN}", ", line 1: quick: false; allowed: a table of keys"),
+        (f"{PLAIN}\n[claims]\nid = 'x'\n", ", line 22: claims: {'id': 'x'}; allowed: a list in [brackets]"),
+        (f"claims = ['x']\n{PLAIN}", ", line 1: claims.1: 'x'; allowed: a table of keys"),
+        (f"references = 'x'\n{PLAIN}", ", line 1: references: 'x'; allowed: a list in [brackets]"),
+        (f"extra = 1\n{PLAIN}", ", line 1: extra: unknown key; allowed: study, recipe, factors, claims, references, quick"),
+        ("[study]\nseeds = \n", ": not valid TOML: Invalid value (at line 2, column 9); mend the file there"),
+        (
+            b"\xff\xfe[\x00",
+            ": cannot be read as a UTF-8 text file: 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte",
+        ),
+    ],
+)
+def test_a_file_of_another_shape_is_told_in_one_line(text, expected):
+    assert message(text) == f"study.toml{expected}"
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 5000])
+def test_what_the_toml_reader_gives_up_on_is_told_in_one_line(value):
+    told = message(changed("epochs          = 2", f"epochs = {value}"))
+    assert told.startswith("study.toml: not valid TOML: ")
+    assert "\n" not in told
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (
+            '"model.width" = 2',
+            '"model.width" = 0',
+            "line 37: quick.model.width: 0; allowed: a whole number of at least 1, or a list with one for each block",
+        ),
+        ("epochs        = 1", "epoch = 1", f"line 35: quick.epoch: unknown key; did you mean 'epochs'? allowed: {RECIPE_KEYS}"),
+        ("seeds         = 1", "seeds = 0", "line 36: quick.seeds: 0; allowed: at least 1"),
+        (
+            '"model.width" = 2',
+            '"epochs.x" = 2',
+            "line 37: quick.epochs.x: epochs is 1, which has no keys of its own; name an existing key of the recipe",
+        ),
+        ('"model.width" = 2', "factors = 3", "line 37: quick.factors: 3; allowed: a table of keys"),
+        (
+            '"model.width" = 2',
+            'factors = { "model.activation" = ["rely"] }',
+            "line 37: quick.factors.model.activation: a level of this factor: model.activation: 'rely' is unknown; "
+            f"did you mean 'relu'? allowed: {ACTIVATIONS}",
+        ),
+    ],
+)
+def test_a_mistake_in_quick_is_found_on_its_own_line(old, new, expected):
+    assert message(changed(old, new), quick=True) == f"study.toml, {expected}"
+
+
+def test_quick_of_a_file_without_that_table():
+    assert message(PLAIN, quick=True) == (
+        "study.toml: has no [quick] table, so --quick has nothing to change; add one or leave --quick out"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("epochs", "allowed: key=value, e.g. --set epochs=2 or --set 'model.depth=[1, 2]'"),
+        ("=3", "allowed: key=value, e.g. --set epochs=2 or --set 'model.depth=[1, 2]'"),
+        ("epoch=3", f"epoch: unknown key; did you mean 'epochs'? allowed: {RECIPE_KEYS}"),
+        ("epochs=two", "epochs: 'two'; allowed: a whole number"),
+        ("epochs.x=3", "epochs.x: epochs is 2, which has no keys of its own; name an existing key of the recipe"),
+        ("model.wdth=3", f"model.wdth: unknown key; did you mean 'width'? allowed: {MODEL_KEYS}"),
+        ("model.depth=0", "model.depth: 0; allowed: at least 1"),
+        (
+            "model.norm=bach",
+            "model.norm: 'bach' is unknown; did you mean 'batch'? allowed: batch, group, layer, instance, none",
+        ),
+        ("model.norm=group", "model.norm: norm.groups = 32 does not divide the width 4; allowed here: 1, 2, 4"),
+        ("model.activation=[]", f"factors.model.activation: []; {OF_LEVELS}"),
+        ("model.activation=rely", f"model.activation: 'rely' is unknown; did you mean 'relu'? allowed: {ACTIVATIONS}"),
+        ("optimizer=sgd", "optimizer.lr: is missing; add it"),
+        ("seeds=3", f"seeds: unknown key; allowed: {RECIPE_KEYS}"),
+    ],
+)
+def test_a_mistake_in_set_names_the_change(change, expected):
+    assert message(TINY, changes=["batch_size=10", change]) == f"--set {change}: {expected}"
+
+
+def test_a_mistake_stays_the_files_own_when_a_change_has_nothing_to_do_with_it():
+    told = message(changed('"batch"', '{ name = "group", groups = 3 }'), changes=["model.bias=false"])
+    assert told.startswith("study.toml, line 17: recipe.model.norm.groups: ")
+
+
+def test_a_line_is_found_below_multi_line_values_and_odd_line_separators():
+    text = changed('"Is ReLU above sigmoid?"', '"""\nseparators: \u2028 \u0085\n"""')
+    assert (
+        message(changed("epochs          = 2", "epochs = 0", text))
+        == "study.toml, line 11: recipe.epochs: 0; allowed: at least 1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "sigmoid-vs-rel",
+            "sigmoid-vs-rel: no such study; did you mean 'sigmoid-vs-relu'? allowed: sigmoid-vs-relu, batchnorm-vs-groupnorm, "
+            "batchnorm-vs-groupnorm-many-epochs, conv-activation-norm-position; or give a .toml file",
+        ),
+        ("none.toml", "none.toml: no such file; 'allelse new none.toml' writes one to start from"),
+        ("folder/none", "folder/none: no such file; 'allelse new folder/none' writes one to start from"),
+        (".", ".: cannot be read as a UTF-8 text file: [Errno 21] Is a directory: '.'"),
+        (
+            "~nobody-here/s.toml",
+            "~nobody-here/s.toml: cannot be read as a UTF-8 text file: Could not determine home directory.",
+        ),
+    ],
+)
+def test_a_study_that_is_not_there_is_told_with_the_ways_out(name, expected):
+    with pytest.raises(StudyError) as caught:
+        study.load(name)
+    assert str(caught.value) == expected
+
+
+def test_a_name_too_long_for_the_file_system_is_told_in_one_line():
+    with pytest.raises(StudyError, match=r"^x+: cannot be read as a UTF-8 text file: .*too long"):
+        study.load("x" * 300)
+
+
+# ── mutations ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@cache
+def sources() -> list[str]:
+    return [*study.packaged_studies().values(), TINY]
+
+
+VALUES = st.sampled_from(
+    [
+        "0",
+        "-1",
+        "1e400",
+        "nan",
+        "inf",
+        "true",
+        '""',
+        '"a\\nb"',
+        '"relu"',
+        "[]",
+        "[[]]",
+        "[1, 1.0]",
+        "{}",
+        "1979-05-27",
+        '{ name = "group" }',
+        "{ name = 3 }",
+        '["relu", 1979-05-27]',
+        "9" * 30,
+        "{ a = { b = 1 } }",
+        "'''x\ny'''",
+        "[{}, {}]",
+    ]
+)
+KEYS = st.sampled_from(["seeds", '"a\\nb"', '"model.norm.x"', "model.depth", "kind", "claims", "quick", "factors", '""', "arm"])
+MUTATIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("value"), st.integers(0, 200), VALUES),
+        st.tuples(st.just("key"), st.integers(0, 200), KEYS),
+        st.tuples(st.just("drop"), st.integers(0, 200), st.just("")),
+        st.tuples(st.just("repeat"), st.integers(0, 200), st.just("")),
+        st.tuples(st.just("junk"), st.integers(0, 200), st.text("[]{}=\"'.,# \n\t\\\x00é1a", max_size=8)),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+def mutated(text: str, mutations: list[tuple[str, int, str]]) -> str:
+    lines = text.split("\n")
+    for kind, place, new in mutations:
+        at = place % len(lines)
+        key, equals, value = lines[at].partition("=")
+        if kind == "value" and equals:
+            lines[at] = f"{key}= {new}"
+        elif kind == "key" and equals:
+            lines[at] = f"{new} ={value}"
+        elif kind == "drop":
+            lines[at] = ""
+        elif kind == "repeat":
+            lines.append(lines[at])
+        elif kind == "junk":
+            lines[at] += new
+    return "\n".join(lines)
+
+
+def complaint(file, **options) -> str | None:
+    """The text of the ``StudyError``, or nothing where the study loads and each of its runs has an id of its own."""
+    try:
+        loaded = study.load(file, **options)
+    except StudyError as error:
+        return str(error)
+    assert len({run.id for run in loaded.runs()}) == len(loaded.arms) * len(loaded.seeds)
+    return None
+
+
+@settings(max_examples=250, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(source=st.integers(0, 4), mutations=MUTATIONS, quick=st.booleans())
+def test_whatever_a_study_file_holds_it_loads_or_is_told_in_one_line(tmp_path, source, mutations, quick):
+    path = write_study(tmp_path, mutated(sources()[source], mutations))
+    said = complaint(path, quick=quick)
+    assert said is None or (said.startswith(str(path)) and len(said.splitlines()) == 1)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(key=st.one_of(KEYS, st.text(max_size=6)), value=st.one_of(VALUES, st.text(max_size=10)))
+def test_whatever_a_change_holds_it_is_taken_or_told_in_one_line(key, value):
+    said = complaint("sigmoid-vs-relu", changes=[f"{key}={value}"])
+    assert said is None or len(said.splitlines()) == 1

@@ -1,0 +1,94 @@
+"""Networks: shapes, channels, orders, and what is refused because the images are too small or do not divide."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from engine_support import ORDERS, SEEDS, load_replica, model_of, network_of, plain_network
+
+from allelse import recipe
+from allelse.errors import StudyError
+from allelse.models import build_network, layer_table
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("stem", [None, {"width": 6, "norm": True, "activation": True}])
+def test_every_order_builds_the_layers_of_a_plain_network(order, stem):
+    model = model_of(block=order, stem=stem, width=[4, 8], norm={"name": "batch"}, activation="prelu")
+    plain = dict(plain_network(model, (6, 6, 3)).named_parameters())
+    table = {layer.name.replace("act.slope", "act.weight"): layer.shape for layer in layer_table(model, (6, 6, 3), 3)}
+    assert table == {name: tuple(parameter.shape) for name, parameter in plain.items()}
+    network = network_of(model, shape=(6, 6, 3))
+    x = torch.randn(2, len(SEEDS) * 3, 6, 6, dtype=torch.float64)
+    assert network(x).shape == (len(SEEDS), 2, 3)
+
+
+def test_a_norm_before_the_first_convolution_meets_the_images_channels():
+    group = {"name": "group", "groups": 2}
+    table = {layer.name: layer.shape for layer in layer_table(model_of(norm=group, block="norm-conv-act"), (6, 6, 4), 3)}
+    assert table["blocks.0.norm.weight"] == (4,)
+    assert table["blocks.0.conv.weight"] == (4, 4, 3, 3)
+    with pytest.raises(StudyError, match="does not divide the width 3"):
+        build_network(model_of(norm=group, block="norm-conv-act"), (6, 6, 3), 3, 1)
+    build_network(model_of(norm=group, block="conv-norm-act"), (6, 6, 3), 3, 1)
+    build_network(model_of(norm=group, block="norm-conv-act", stem={"width": 4}), (6, 6, 3), 3, 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "side", "said"),
+    [
+        ({"depth": 3, "pool": [1, 2, 3]}, 6, "block 3"),
+        ({"depth": 1, "pool": [1]}, 1, "block 1"),
+        ({"norm": "instance", "depth": 2, "pool": [1]}, 2, "1 × 1 in block 2"),
+        ({"norm": "instance", "depth": 1}, 1, "1 × 1"),
+        ({"head": {"name": "flatten", "pool": 7}}, 6, "7"),
+        ({"head": {"name": "flatten", "pool": 4}, "pool": [1]}, 6, "3 × 3"),
+    ],
+    ids=str,
+)
+def test_images_that_are_too_small_are_refused_in_one_line(model, side, said):
+    with pytest.raises(StudyError, match=said) as caught:
+        build_network(model_of(**model), (side, side, 1), 3, 2)
+    assert "\n" not in str(caught.value)
+
+
+def test_pooling_after_blocks_that_are_not_there_is_no_pooling():
+    network = network_of(model_of(depth=1, pool=[1, 4]))
+    assert network(torch.randn(2, 6, 6, 6, dtype=torch.float64)).shape == (3, 2, 3)
+
+
+@pytest.mark.parametrize("side", [2, 4])
+def test_instance_norm_is_taken_where_images_have_more_than_one_pixel(side):
+    build_network(model_of(norm="instance", depth=2, pool=[2]), (side, side, 1), 3, 1)
+
+
+@pytest.mark.parametrize(("side", "pool", "features"), [(7, 1, 9), (7, 2, 1), (8, 2, 4), (9, 3, 1)])
+def test_a_flatten_head_sees_every_window_that_is_left(side, pool, features):
+    model = model_of(head={"name": "flatten", "pool": pool}, pool=[1], width=5)
+    assert layer_table(model, (side, side, 3), 4)[-2].shape == (4, 5 * features)
+    network = network_of(model, shape=(side, side, 3), classes=4)
+    plain = load_replica(plain_network(model, (side, side, 3), 4), network, 2)
+    x = torch.randn(2, 9, side, side, dtype=torch.float64)
+    torch.testing.assert_close(network(x)[2], plain(x[:, 6:]), rtol=1e-10, atol=1e-12)
+
+
+def test_a_flatten_head_takes_images_in_any_memory_format():
+    network = network_of(model_of(head="flatten", norm="layer"))
+    x = torch.randn(2, 6, 6, 6, dtype=torch.float64)
+    torch.testing.assert_close(network(x), network(x.contiguous(memory_format=torch.channels_last)), rtol=1e-10, atol=1e-12)
+
+
+def test_the_table_of_layers_is_that_of_the_network_and_makes_no_weights():
+    model = model_of(width=2000, depth=30, kernel=9)
+    table = layer_table(model, (6, 6, 3), 10)
+    assert len(table) == 4 * 30 + 2
+    small = model_of(stem={"width": 3}, activation="prelu")
+    names = [(name, tuple(p.shape[1:])) for name, p in network_of(small).named_parameters()]
+    assert [(layer.name, layer.shape) for layer in layer_table(small, (6, 6, 2), 3)] == names
+
+
+def test_an_mlp_takes_images_of_any_shape():
+    model = model_of(family="mlp", block="linear-norm-act", width=[7, 5])
+    assert isinstance(model, recipe.MLP)
+    shapes = [layer.shape for layer in layer_table(model, (4, 5, 3), 10) if layer.name.endswith("weight")]
+    assert shapes == [(7, 60), (7,), (5, 7), (5,), (10, 5)]

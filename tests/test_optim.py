@@ -1,0 +1,150 @@
+"""Learning rates and weight decay, against torch's own schedulers and optimisers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from engine_support import load_replica, model_of, network_of, packed_name, plain_network, plain_optimizer
+from pydantic import TypeAdapter
+
+from allelse import recipe
+from allelse.engine.optim import build_optimizer, learning_rates
+
+PEAK = 0.3
+lr_scheduler = torch.optim.lr_scheduler
+
+
+def schedule_of(**values) -> recipe.Schedule:
+    return TypeAdapter(recipe.Schedule).validate_python(values)
+
+
+def rates_of_torch(make, steps: int) -> list[float]:
+    """The learning rate that each of ``steps`` optimiser steps is made with."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=PEAK)
+    scheduler = make(optimizer)
+    rates = []
+    for step in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if step + 1 < steps:
+            scheduler.step()
+    return rates
+
+
+def close(rates):
+    return pytest.approx(rates, rel=1e-12, abs=1e-15)
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(1, 1), (1, 7), (5, 4), (30, 3)])
+@pytest.mark.parametrize("floor", [0.0, 0.1, 1.0])
+def test_cosine_is_that_of_torch_by_step(epochs, steps, floor):
+    total = epochs * steps
+    ours = learning_rates(schedule_of(name="cosine", floor=floor), PEAK, epochs, steps)
+    assert ours == close(rates_of_torch(lambda o: lr_scheduler.CosineAnnealingLR(o, total, eta_min=floor * PEAK), total))
+
+
+def test_steps_at_milestones_are_those_of_torch():
+    ours = learning_rates(schedule_of(name="step", milestones=[2, 3, 6], factor=0.2), PEAK, 8, 5)
+    theirs = rates_of_torch(lambda o: lr_scheduler.MultiStepLR(o, [2, 3, 6], gamma=0.2), 8)
+    assert ours[::5] == close(theirs)
+    assert ours == [rate for rate in ours[::5] for _ in range(5)]
+
+
+def test_steps_every_few_epochs_are_those_of_torch():
+    ours = learning_rates(schedule_of(name="step", every=3, factor=0.5), PEAK, 8, 5)
+    theirs = rates_of_torch(lambda o: lr_scheduler.StepLR(o, 3, gamma=0.5), 8)
+    assert ours == close([rate for rate in theirs for _ in range(5)])
+
+
+@pytest.mark.parametrize("rise", [0.1, 0.3, 0.5, 0.9])
+@pytest.mark.parametrize("total", [2, 3, 4, 7, 40])
+def test_one_cycle_is_that_of_torch(rise, total):
+    if rise * total == 1:
+        pytest.skip("torch divides by zero here")
+    schedule = schedule_of(name="one-cycle", rise=rise, start_divisor=10, final_divisor=1000)
+
+    def make(optimizer):
+        return lr_scheduler.OneCycleLR(
+            optimizer, PEAK, total, pct_start=rise, div_factor=10, final_div_factor=1000, cycle_momentum=False
+        )
+
+    assert learning_rates(schedule, PEAK, 1, total) == close(rates_of_torch(make, total))
+
+
+def test_one_cycle_that_rises_within_one_step_starts_at_the_peak():
+    rates = learning_rates(schedule_of(name="one-cycle", rise=0.5), PEAK, 1, 2)
+    assert rates == close([PEAK, PEAK / 25 / 1e4])
+
+
+@pytest.mark.parametrize("schedule", [{"name": "constant"}, {"name": "cosine"}, {"name": "step", "milestones": [3]}])
+@pytest.mark.parametrize(("warmup", "steps"), [(1, 4), (0.5, 4), (2, 3)])
+def test_warm_up_rises_in_a_line_to_the_peak_and_then_the_schedule_begins(schedule, warmup, steps):
+    rise = round(warmup * steps)
+    ours = learning_rates(schedule_of(warmup_epochs=warmup, **schedule), PEAK, 4, steps)
+    theirs = rates_of_torch(lambda o: lr_scheduler.LinearLR(o, 1 / (rise + 1), 1.0, rise), rise + 1)
+    assert ours[:rise] == close(theirs[:rise])
+    assert theirs[rise] == close(PEAK)
+    rest = 4 * steps - rise
+    if schedule["name"] == "cosine":
+        assert ours[rise:] == close(rates_of_torch(lambda o: lr_scheduler.CosineAnnealingLR(o, rest), rest))
+    else:
+        drop = 3 * steps if schedule["name"] == "step" else 4 * steps
+        assert ours[rise:] == close([PEAK] * (drop - rise) + [0.1 * PEAK] * (4 * steps - drop))
+
+
+def test_a_warm_up_longer_than_the_training_only_rises():
+    rates = learning_rates(schedule_of(name="cosine", warmup_epochs=9), PEAK, 2, 3)
+    assert rates == sorted(rates)
+    assert len(rates) == 6
+    assert 0 < rates[0] < rates[-1] < PEAK
+
+
+@pytest.mark.parametrize(("rule", "at_32", "at_512"), [("constant", 0.4, 0.4), ("linear", 0.1, 1.6), ("sqrt", 0.2, 0.8)])
+def test_the_learning_rate_follows_the_batch_size_by_the_declared_rule(rule, at_32, at_512):
+    optimizer = recipe.SGD(lr=0.4, lr_scaling=rule, lr_batch_size=128)
+    assert math.isclose(optimizer.scaled_lr(32), at_32)
+    assert optimizer.scaled_lr(128) == 0.4
+    assert math.isclose(optimizer.scaled_lr(512), at_512)
+
+
+MODELS = {
+    "convnet": {"norm": "batch", "activation": "prelu", "stem": {"width": 4, "norm": True}},
+    "group norm": {"norm": {"name": "group", "groups": 2}, "block": "conv-act-norm", "activation": "prelu"},
+    "mlp": {"family": "mlp", "block": "linear-norm-act", "norm": "layer", "activation": "prelu"},
+}
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("decay_all", [True, False])
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_weight_decay_reaches_the_parameters_that_it_should(name, decay_all, model, replicas):
+    values = {"name": name, "lr": 0.1, "weight_decay": 0.5, "decay_norm_and_bias": decay_all}
+    optimizer = TypeAdapter(recipe.Optimizer).validate_python(values)
+    network = network_of(model_of(**MODELS[model]), range(replicas))
+    plain = load_replica(plain_network(model_of(**MODELS[model])), network, replicas - 1)
+    generator = torch.Generator().manual_seed(0)
+    pairs = {packed_name(n): p for n, p in plain.named_parameters()}
+    for full_name, parameter in network.named_parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        pairs[full_name].grad = parameter.grad[replicas - 1].clone()
+    build_optimizer(network, optimizer, 0.1).step()
+    plain_optimizer(plain, optimizer, 0.1).step()
+    for full_name, parameter in network.named_parameters():
+        torch.testing.assert_close(parameter[replicas - 1], pairs[full_name], rtol=1e-12, atol=1e-14, msg=full_name)
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+@pytest.mark.parametrize("model", MODELS)
+def test_without_a_gradient_only_conv_linear_and_head_weights_shrink(model, replicas):
+    network = network_of(model_of(**MODELS[model]), range(replicas))
+    before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    optimizer = build_optimizer(network, recipe.SGD(lr=0.1, weight_decay=0.5, decay_norm_and_bias=False), 0.1)
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for name, parameter in network.named_parameters():
+        is_matrix = name.endswith(("conv.weight", "linear.weight", "head.weight"))
+        torch.testing.assert_close(parameter, before[name] * (0.95 if is_matrix else 1.0), rtol=1e-12, atol=0, msg=name)

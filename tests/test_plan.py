@@ -1,0 +1,137 @@
+"""Plans: how many replicas go in a pack, which runs are in which pack, how long it takes, what differs between arms."""
+
+import json
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from study_support import PLAIN, TINY, changed, write_study
+
+from allelse import data, study
+from allelse.errors import DataError, StudyError
+from allelse.plan import GAIN_TO_PACK_MORE, Plan, check_arm, choose_replicas, differing_keys, make_plan
+
+
+@pytest.fixture
+def load(tmp_path):
+    return lambda text=TINY, **options: study.load(write_study(tmp_path, text), **options)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits")
+
+
+RATES = st.lists(st.floats(0.01, 1e6), min_size=65, max_size=65)
+
+
+@given(seeds=st.integers(1, 64), rates=RATES)
+def test_no_pack_size_is_taken_that_was_measured_slower_than_serial(seeds, rates):
+    measured = {}
+
+    def rate_of(size):
+        measured[size] = rates[size]
+        return rates[size]
+
+    replicas, rate = choose_replicas(seeds, rate_of)
+    assert 1 <= replicas <= seeds
+    assert rate == rates[replicas]
+    assert replicas == 1 or rate >= GAIN_TO_PACK_MORE * rates[1]
+    grown = [size for size in sorted(measured) if size <= replicas]
+    assert all(rates[large] >= GAIN_TO_PACK_MORE * rates[small] for small, large in pairwise(grown))
+
+
+@given(seeds=st.integers(1, 64))
+def test_packs_grow_to_all_seeds_while_that_pays(seeds):
+    assert choose_replicas(seeds, lambda size: 100.0 * size)[0] == seeds
+
+
+@given(seeds=st.integers(1, 64))
+def test_a_gain_within_the_noise_does_not_pay_and_costs_two_measurements(seeds):
+    asked = []
+    assert choose_replicas(seeds, lambda size: asked.append(size) or 100.0 + 0.01 * size)[0] == 1
+    assert len(asked) == min(seeds, 2)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "sizes"), [(1, [1]), (2, [1, 2]), (5, [1, 2, 5]), (10, [1, 2, 4, 10]), (16, [1, 2, 4, 8, 16])]
+)
+def test_sizes_about_double_and_share_the_seeds_out_evenly(seeds, sizes):
+    asked = []
+    choose_replicas(seeds, lambda size: asked.append(size) or float(100 * size))
+    assert asked == sizes
+
+
+@pytest.mark.parametrize(
+    ("seeds", "fastest", "shares"), [(10, 4, [3, 3, 4]), (5, 2, [1, 2, 2]), (7, 7, [7]), (3, 1, [1, 1, 1])]
+)
+def test_packs_hold_every_run_once_in_even_shares(load, digits, seeds, fastest, shares):
+    loaded = load(seeds=seeds)
+    plan = make_plan(loaded, lambda arm: digits, lambda pack: 100.0 * len(pack.runs) if len(pack.runs) <= fastest else 1.0)
+    packed = [run for planned in plan.packs for run in planned.pack.runs]
+    assert packed == list(loaded.runs())
+    assert [len(planned.pack.runs) for planned in plan.packs] == [*shares, *shares]
+    assert all(len({json.dumps(dict(run.arm)) for run in planned.pack.runs}) == 1 for planned in plan.packs)
+
+
+def test_a_plan_comes_back_from_its_json(load, digits):
+    loaded = load(seeds=5)
+    plan = make_plan(loaded, lambda arm: digits, lambda pack: 100.0 * len(pack.runs))
+    again = Plan.from_json(json.loads(json.dumps(plan.to_json())), loaded)
+    assert again == plan
+    assert [planned.pack.id for planned in again.packs] == [planned.pack.id for planned in plan.packs]
+
+
+def test_the_estimate_is_the_work_over_the_measured_speed(load, digits):
+    plan = make_plan(load(seeds=4), lambda arm: digits, lambda pack: 50.0 * len(pack.runs))
+    # a pack of 4: two epochs of 100 training and 359 test images, at the end 100 and three times 359; a forward is a third
+    work = 4 * (2 * (100 + 359 / 3) + (100 + 3 * 359) / 3)
+    assert [planned.seconds for planned in plan.packs] == pytest.approx([work / 200] * 2)
+    assert plan.seconds == pytest.approx(2 * work / 200)
+    assert [planned.images_per_second for planned in plan.packs] == [200.0, 200.0]
+
+
+def test_a_batch_may_be_as_large_as_the_data_and_no_larger(load, digits):
+    check_arm(load(changes=["batch_size=100"]).arms[0], digits)
+    with pytest.raises(StudyError) as caught:
+        check_arm(load(changes=["batch_size=101"]).arms[0], digits)
+    assert str(caught.value) == (
+        "arm activation sigmoid: batch_size = 101 is larger than its training data of 100 images; allowed: 1 to 100"
+    )
+
+
+def test_more_images_a_class_than_there_are_is_refused(load, digits):
+    with pytest.raises(DataError, match="train_per_class"):
+        check_arm(load(changes=["train_per_class=1000"]).arms[0], digits)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("model.pool=[1, 1, 2, 3]", None),
+        ("model.pool=[1, 2, 3, 4]", "model.pool halves the image after block 4, where it is 1 × 1 already; pool less often"),
+        (
+            "model.head={ name = 'flatten', pool = 9 }",
+            "model.head.pool = 9 is more than the 8 × 8 pixels that reach the head",
+        ),
+    ],
+)
+def test_images_too_small_for_the_model_are_found_before_training(load, digits, change, expected):
+    arm = load(changes=["model.depth=4", change]).arms[0]
+    if expected is None:
+        check_arm(arm, digits)
+    else:
+        with pytest.raises(StudyError) as caught:
+            check_arm(arm, digits)
+        assert str(caught.value) == expected
+
+
+def test_what_differs_between_arms_is_told_key_by_key(load):
+    assert differing_keys(load().arms) == {"model.activation.name": ["sigmoid", "relu"]}
+    text = changed('["sigmoid", "relu"]', '["relu", { name = "leaky_relu", slope = 0.1 }]', PLAIN)
+    assert differing_keys(load(text + '"batch_size" = [10]\n').arms) == {
+        "model.activation.name": ["relu", "leaky_relu"],
+        "model.activation.slope": [None, 0.1],
+    }
+    assert differing_keys(load().arms[:1]) == {}

@@ -1,0 +1,90 @@
+"""Killed and resumed equals never killed: real processes, killed at random moments, compared byte for byte."""
+
+import json
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from study_support import allelse, changed, statuses, write_study
+
+COMMAND = "import allelse.engine.loop as l; l.SECONDS_BETWEEN_CHECKPOINTS = -1; from allelse.cli import main; main()"
+STUDY = changed("epochs          = 2", "epochs          = 60")
+
+
+def start(file, out) -> subprocess.Popen:
+    """``allelse run`` with a checkpoint after every epoch, as a process of its own."""
+    arguments = [sys.executable, "-c", COMMAND, "run", file, "--out", out, "--device", "cpu", "--seeds", "3"]
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def training(process: subprocess.Popen) -> None:
+    """Wait until ``process`` trains."""
+    assert any("packs, estimated" in line for line in process.stderr)
+
+
+def wait_for_a_checkpoint(out) -> None:
+    """Wait until a checkpoint is written that was not there at the call."""
+
+    def written() -> set[tuple[str, int]]:
+        return {(path.name, path.stat().st_ino) for path in (out / "checkpoints").glob("*.safetensors")}
+
+    before, begun = written(), time.monotonic()
+    while not written() - before and time.monotonic() - begun < 30:
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """The study's file, what ``results`` gives for a run that was left alone, and the seconds its training took."""
+    base = tmp_path_factory.mktemp("uninterrupted")
+    file = write_study(base, STUDY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+        with start(file, base / "out") as process:
+            training(process)
+            begun = time.monotonic()
+            process.communicate()
+    assert process.returncode == 0
+    return file, allelse("results", base / "out", "--runs", "--format", "json").raw, time.monotonic() - begun
+
+
+def test_killed_at_random_moments_and_run_again_ends_with_the_same_bytes(uninterrupted, tmp_path):
+    file, expected, seconds = uninterrupted
+    out = tmp_path / "out"
+    for wait in (lambda _: None, wait_for_a_checkpoint, wait_for_a_checkpoint):
+        with start(file, out) as process:
+            training(process)
+            wait(out)
+            time.sleep(random.uniform(0, 0.25) * seconds)
+            process.kill()
+    assert list((out / "checkpoints").glob("*.safetensors")) or "done" in statuses(out), "no kill came in the middle"
+    with start(file, out) as process:
+        _, said = process.communicate()
+    assert process.returncode == 0, said
+    assert set(statuses(out)) == {"done"}
+    assert allelse("results", out, "--runs", "--format", "json").raw == expected
+
+
+def test_ctrl_c_is_one_line_and_the_same_command_goes_on(uninterrupted, tmp_path):
+    file, expected, _ = uninterrupted
+    with start(file, tmp_path / "out") as process:
+        training(process)
+        wait_for_a_checkpoint(tmp_path / "out")
+        second = allelse("run", file, "--out", tmp_path / "out", "--seeds", 3)
+        process.send_signal(signal.SIGINT)
+        shown, said = process.communicate()
+    assert (process.returncode, shown, said) == (130, "", "allelse: stopped; the same command goes on from here\n")
+    # while it trained, it was the only one allowed to
+    assert second.code == 2
+    assert second.err == (
+        f"allelse: {tmp_path}/out: process {process.pid} on {socket.gethostname()} is writing to it; "
+        "wait for it to end, or give another folder with --out\n"
+    )
+    with start(file, tmp_path / "out") as process:
+        process.communicate()
+    assert process.returncode == 0
+    assert json.loads(allelse("results", tmp_path / "out", "--runs", "--format", "json").raw) == json.loads(expected)

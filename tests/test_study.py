@@ -1,0 +1,195 @@
+"""Study files: what they leave out, their factors, arms, changes and ids."""
+
+import json
+
+import pytest
+from study_support import PLAIN, TINY, changed, write_study
+
+from allelse import study
+from allelse.errors import StudyError
+from allelse.records import canonical_json
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Loads a study from its text."""
+    return lambda text=TINY, **options: study.load(write_study(tmp_path, text), **options)
+
+
+def with_factors(factors: str) -> str:
+    return PLAIN.split("[factors]")[0] + factors
+
+
+def test_what_a_recipe_leaves_out_has_the_documented_defaults(load):
+    recipe = load('study = { name = "s", question = "?", seeds = 1 }\nrecipe = { dataset = "digits" }\n').arms[0].recipe
+    assert (recipe.epochs, recipe.batch_size, recipe.augment, recipe.precision) == (10, 128, (), "auto")
+    assert (recipe.optimizer.name, recipe.optimizer.lr, recipe.schedule.name) == ("adam", 1e-3, "constant")
+    assert (recipe.model.family, recipe.model.block, recipe.model.norm.name) == ("convnet", "conv-norm-act", "batch")
+    assert (recipe.model.width, recipe.model.depth, recipe.model.activation.name) == (64, 4, "relu")
+
+
+def test_a_study_without_factors_has_one_arm(load):
+    loaded = load(with_factors(""))
+    assert [(dict(arm.levels), arm.name) for arm in loaded.arms] == [({}, "the only arm")]
+
+
+def test_arms_are_the_product_of_all_levels_with_the_last_factor_fastest(load):
+    loaded = load(with_factors('[factors]\n"model.depth" = [2, 1]\n"batch_size" = [10, 20, 50]\n'))
+    assert [(arm.recipe.model.depth, arm.recipe.batch_size) for arm in loaded.arms] == [
+        (depth, size) for depth in (2, 1) for size in (10, 20, 50)
+    ]
+    assert loaded.arms[1].name == "depth 2, batch_size 20"
+    assert loaded.factors == {"model.depth": (2, 1), "batch_size": (10, 20, 50)}
+
+
+def test_a_named_level_moves_all_its_keys_and_nothing_else(load):
+    loaded = load(
+        with_factors(
+            '[factors.order]\n"first" = { "model.block" = "conv-norm-act" }\n'
+            '"second, leaky" = { "model.block" = "conv-act-norm", "model.activation" = { name = "leaky_relu", slope = 0.1 } }\n'
+        )
+    )
+    first, second = (arm.recipe.model_dump() for arm in loaded.arms)
+    assert list(loaded.factors["order"]) == ["first", "second, leaky"]
+    assert second["model"].pop("block") == "conv-act-norm"
+    assert second["model"].pop("activation") == {"name": "leaky_relu", "slope": 0.1}
+    assert first["model"].pop("block") == "conv-norm-act"
+    assert first["model"].pop("activation") == {"name": "relu"}
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("levels", "labels"),
+    [
+        ('"model.norm" = ["none", { name = "group", groups = 2 }]', ("none", "group(groups=2)")),
+        ('"model.norm" = [{ name = "batch" }]', ("batch",)),
+        ('"model.pool" = [[], [1]]', ("none", "1")),
+        ('"model.width" = [4, [4, 8]]', (4, "4-8")),
+        ('"model.bias" = [true, false]', (True, False)),
+        ('"optimizer.lr" = [1e-3, 0.1]', (0.001, 0.1)),
+    ],
+)
+def test_levels_are_labelled_as_people_read_them(load, levels, labels):
+    assert list(load(with_factors(f"[factors]\n{levels}\n")).factors.values()) == [labels]
+
+
+def test_quick_changes_what_it_names_and_is_said_in_the_name(load):
+    full, quick = load(), load(quick=True)
+    assert (quick.name, quick.quick, full.name, full.quick) == ("tiny-quick", True, "tiny", False)
+    assert (len(quick.seeds), quick.arms[0].recipe.epochs, quick.arms[0].recipe.model.width) == (1, 1, 2)
+    assert (len(full.seeds), full.arms[0].recipe.epochs, full.arms[0].recipe.model.width) == (2, 2, 4)
+    assert quick.factors == full.factors
+
+
+def test_quick_may_change_levels_and_replace_a_whole_part(load):
+    text = TINY + 'optimizer = { name = "sgd", lr = 0.5 }\nfactors = { "model.activation" = ["relu"] }\n'
+    quick = load(text, quick=True)
+    assert quick.factors == {"model.activation": ("relu",)}
+    assert quick.arms[0].recipe.optimizer.model_dump(include={"name", "lr"}) == {"name": "sgd", "lr": 0.5}
+
+
+def test_quick_as_nested_tables_keeps_what_it_does_not_name(load):
+    model = load(changed('"model.width" = 2\n', "\n[quick.model]\nwidth = 3\n"), quick=True).arms[0].recipe.model
+    assert (model.width, model.depth) == (3, 1)
+
+
+def test_set_changes_a_recipe_key_in_every_arm(load):
+    loaded = load(changes=["epochs=7", "model.kernel = 5", "dataset=cifar10"])
+    assert {(arm.recipe.epochs, arm.recipe.model.kernel, arm.recipe.dataset) for arm in loaded.arms} == {(7, 5, "cifar10")}
+
+
+def test_set_comes_after_quick(load):
+    assert load(quick=True, changes=["epochs=7"]).arms[0].recipe.epochs == 7
+
+
+def test_set_replaces_the_levels_of_a_factor(load):
+    assert load(changes=['model.activation=["gelu", "silu"]']).factors == {"model.activation": ("gelu", "silu")}
+    assert load(changes=["model.activation=gelu"]).factors == {"model.activation": ("gelu",)}
+
+
+def test_set_reaches_into_a_part_that_was_given_by_its_name_alone(load):
+    assert load(changes=["model.norm.momentum=0.5"]).arms[0].recipe.model.norm.model_dump() == {
+        "name": "batch",
+        "momentum": 0.5,
+        "eps": 1e-5,
+        "affine": True,
+    }
+
+
+@pytest.mark.parametrize("key", ["model.block", "model.activation", "model.activation.slope"])
+def test_set_of_what_every_level_sets_anew_is_refused(load, key):
+    text = with_factors(
+        '[factors.order]\na = { "model.block" = "conv-norm-act", "model.activation" = "relu" }\n'
+        'b = { "model.block" = "conv-act-norm", "model.activation" = "relu" }\n'
+    )
+    with pytest.raises(StudyError, match=f"--set {key}=1: every level of the factor 'order' sets {key}, so this would change"):
+        load(text, changes=[f"{key}=1"])
+
+
+def test_seeds_follow_the_first_one(load):
+    text = changed("seeds    = 2", "seeds    = 3\nfirst_seed = 40")
+    assert load(text).seeds == (40, 41, 42)
+    assert load(text, seeds=1).seeds == (40,)
+
+
+@pytest.mark.parametrize("seeds", [0, -1, 10_001])
+def test_an_impossible_number_of_seeds_is_refused(load, seeds):
+    with pytest.raises(StudyError, match=rf"^--seeds {seeds}: allowed: 1 to 10000$"):
+        load(seeds=seeds)
+
+
+@pytest.mark.parametrize("text", [TINY, with_factors('[factors]\n"model.pool" = [[], [1]]\n"model.norm" = ["none"]\n')])
+def test_a_study_comes_back_from_its_stored_definition(load, text):
+    loaded = load(text, changes=["augment=['flip', 'crop']"])
+    stored = json.loads(json.dumps(loaded.definition()))
+    again = study.Study.from_definition(stored)
+    assert again == loaded
+    assert [run.id for run in again.runs()] == [run.id for run in loaded.runs()]
+    assert canonical_json(again.definition()) == canonical_json(loaded.definition())
+
+
+def test_runs_go_arm_by_arm_and_seed_by_seed(load):
+    assert [(run.arm["model.activation"], run.seed) for run in load().runs()] == [
+        ("sigmoid", 0),
+        ("sigmoid", 1),
+        ("relu", 0),
+        ("relu", 1),
+    ]
+
+
+def test_run_ids_are_the_same_for_ever(load):
+    # A changed id makes every stored result of every user a stranger: change this only with a new store format.
+    assert [run.id for run in load().runs()] == ["9d3be040bbaf", "d31158a6d4d2", "dfcc31ee4c91", "24e6a51b8e51"]
+
+
+def test_run_ids_do_not_depend_on_how_the_recipe_is_written(load):
+    longer = changed('norm  = "batch"', 'norm = { name = "batch" }\nkernel = 3\nfamily = "convnet"')
+    assert [run.id for run in load(longer).runs()] == [run.id for run in load().runs()]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"changes": ["epochs=3"]},
+        {"changes": ["optimizer.lr=0.02"]},
+        {"changes": ["model.norm.eps=1e-4"]},
+        {"changes": ["model.bias=false"]},
+        {"changes": ["label_smoothing=0.1"]},
+        {"changes": ["model.activation=['tanh', 'gelu']"]},
+        {"quick": True},
+    ],
+)
+def test_any_change_of_the_recipe_gives_other_run_ids(load, options):
+    assert not {run.id for run in load(**options).runs()} & {run.id for run in load().runs()}
+
+
+def test_other_seeds_give_other_run_ids_and_more_seeds_keep_the_old_ones(load):
+    ids = {run.id for run in load().runs()}
+    assert not ids & {run.id for run in load(changed("seeds    = 2", "seeds    = 2\nfirst_seed = 2")).runs()}
+    assert ids < {run.id for run in load(seeds=3).runs()}
+    assert len(ids) == 4
+
+
+def test_a_file_with_a_byte_order_mark_and_windows_line_ends_is_read(load, tmp_path):
+    (tmp_path / "windows.toml").write_bytes(b"\xef\xbb\xbf" + TINY.replace("\n", "\r\n").encode())
+    assert study.load(tmp_path / "windows.toml") == load()
