@@ -115,7 +115,7 @@ def rate(step: Callable[[], int]) -> float:
 def measure(dataset: data.Dataset, changes: list[str], quick: bool, seeds: int, batch: int) -> dict[str, float]:
     loaded = study.load("sigmoid-vs-relu", quick=quick, seeds=seeds, changes=[*changes, f"batch_size={batch}"])
     runs = tuple(loaded.runs())
-    replicas, _ = choose_replicas(seeds, lambda size: images_per_second(Pack(runs[:size]), dataset, CPU))
+    replicas, _ = choose_replicas(seeds, lambda size: images_per_second(Pack(runs[:size]), dataset, CPU), lambda _: seeds)
     recipe = loaded.arms[0].recipe
     ways = {
         "plain": plain_loop(dataset, recipe.model, batch, augment=bool(recipe.augment)),
@@ -183,7 +183,7 @@ def main() -> None:
     for source, batch, seeds in wanted:
         name = f"{source} {batch} {seeds}"
         if name not in cells:
-            changes = ["model.activation=relu", "model.depth=4"]
+            changes = ["model.activation=relu", "model.depth=4", "model.norm=batch"]
             chosen = data.load("digits") if source == "digits" else dataset
             cells[name] = measure(chosen, changes, source == "digits", seeds, batch)
             file.write_text(json.dumps(cells, indent=1))

@@ -1,10 +1,10 @@
 """The same from Python and a notebook: a study in; tables as pandas frames, verdicts and a report out.
 
-    >>> import allelse
-    >>> study = allelse.load("sigmoid-vs-relu", quick=True)
-    >>> results = allelse.run(study)           # trains what is not stored yet
-    >>> results.arms()                         # n, mean, sd, interval of each arm
-    >>> results.verdicts()
+>>> import allelse
+>>> study = allelse.load("sigmoid-vs-relu", quick=True)
+>>> results = allelse.run(study)           # trains what is not stored yet
+>>> results.arms()                         # n, mean, sd, interval of each arm
+>>> results.verdicts()
 """
 
 from __future__ import annotations
@@ -65,17 +65,17 @@ class Results:
         self.folder = Path(folder)
 
     def runs(self, *, timing: bool = False) -> pd.DataFrame:
-        """One row a run: ``run``, the factors, ``seed``, ``status``, ``error``, ``accuracy`` (percent) and every other metric."""
+        """One row a run: ``run``, the factors, ``seed``, ``status``, ``error``, ``accuracy`` (percent), other metrics."""
         with store.read(self.folder) as opened:
             return opened.table(timing=timing)
 
     def arms(self, metric: str = "accuracy") -> pd.DataFrame:
-        """One row an arm: the factors, ``n``, ``mean``, ``sd``, ``low`` and ``high`` (95 % t interval over seeds), and what is missing."""
+        """One row an arm: the factors, ``n``, ``mean``, ``sd``, ``low``, ``high`` (95 % t interval), and what is missing."""
         with store.read(self.folder) as opened:
             return stats.arm_table(opened.table(), list(opened.definition["factors"]), metric)
 
     def verdicts(self) -> pd.DataFrame:
-        """One row a claim: ``id``, ``says``, ``verdict``, ``estimate``, ``low``, ``high``, ``p``, ``n``, ``correlation``, ``sentence``."""
+        """One row a claim: its ``id``, what it ``says``, its ``verdict`` with estimate, interval, p, n and sentence."""
         with store.read(self.folder) as opened:
             judged = judge(opened)
         columns = ["id", "says", "verdict", "estimate", "low", "high", "p", "n", "correlation", "sentence"]

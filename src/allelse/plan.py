@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import ceil, prod
 from typing import Any
 
 from allelse import data
 from allelse.errors import StudyError
 from allelse.models import Layer, layer_table
-from allelse.records import Pack
+from allelse.records import Pack, RunSpec
 from allelse.study import Arm, Study
 
-Measure = Callable[[Pack], float]
-"""Images a second at which a pack would train, over all its replicas."""
+Measure = Callable[[Pack], float | None]
+"""Images a second at which a pack would train, over all its replicas; ``None`` when it cannot take a step."""
 
 GAIN_TO_PACK_MORE = 1.03
 """A larger pack is taken when it is measured to be at least this much faster: less than that is within the noise."""
+
+CLEARLY_SLOWER = 0.85
+MEASURED_STEPS = 5
+MEASURING_SHARE = 0.03
+MEASURING_SECONDS = 0.3
+"""Trying a larger pack may cost this share of an arm's training, and always this long."""
 
 FORWARD_SHARE = 1 / 3
 """What evaluating an image costs against training on it: one pass forward against one forward and two back."""
@@ -28,9 +35,9 @@ class PlannedPack:
     """A pack with the speed that it was measured at."""
 
     pack: Pack
-    images_per_second: float
+    images_per_second: float | None
     seconds: float
-    """estimated: training and evaluation of the whole pack"""
+    """estimated: training and evaluation of the whole pack; 0 when it could not be measured"""
 
 
 @dataclass(frozen=True)
@@ -80,10 +87,24 @@ def make_plan(study: Study, dataset_from_arm: Callable[[Arm], data.Dataset], mea
     for arm, runs in zip(study.arms, runs_from_arm, strict=True):
         dataset = dataset_from_arm(arm)
         check_arm(arm, dataset)
-        replicas, rate = choose_replicas(len(runs), lambda size, runs=runs: measure(Pack(runs[:size])))  # type: ignore[misc]
+        replicas, rate = choose_replicas(
+            len(runs),
+            partial(_measure_first, measure, runs),
+            partial(_most_worth_measuring, arm, dataset, len(runs)),
+        )
         for pack in _cut(runs, ceil(len(runs) / replicas)):
             planned.append(PlannedPack(pack, rate, _seconds(arm, dataset, len(pack.runs), rate)))
     return Plan(tuple(planned))
+
+
+def _measure_first(measure: Measure, runs: tuple[RunSpec, ...], size: int) -> float | None:
+    return measure(Pack(runs[:size]))
+
+
+def _most_worth_measuring(arm: Arm, dataset: data.Dataset, runs: int, rate: float) -> float:
+    """The largest pack whose few timed steps take no more than their share of the arm's whole training."""
+    seconds_a_replica = MEASURED_STEPS * arm.recipe.batch_size / rate
+    return max(MEASURING_SHARE * _seconds(arm, dataset, runs, rate), MEASURING_SECONDS) / seconds_a_replica
 
 
 def check_arm(arm: Arm, dataset: data.Dataset) -> None:
@@ -116,17 +137,28 @@ def parameters(arm: Arm, dataset: data.Dataset) -> int:
     return sum(prod(layer.shape) for layer in layers(arm, dataset))
 
 
-def choose_replicas(seeds: int, rate_of: Callable[[int], float]) -> tuple[int, float]:
+def choose_replicas(
+    seeds: int, rate_of: Callable[[int], float | None], most: Callable[[float], float]
+) -> tuple[int, float | None]:
     """The pack size that trains most images a second, and that rate.
 
-    Sizes about double from 1; the search ends with the first that does not pay, so a large network costs two measurements.
+    Sizes about double from 1; the search ends with the first that is clearly slower than the best so far.
+
+    Arguments:
+        seeds: runs to share out.
+        rate_of: images a second of a pack of this size, or ``None`` when it cannot be measured.
+        most: from the rate of a pack of one, the largest size that is worth measuring.
     """
-    best, best_rate = 1, rate_of(1)
+    alone = rate_of(1)
+    if alone is None:
+        return 1, None
+    best, best_rate = 1, alone
     for size in _sizes(seeds):
-        rate = rate_of(size)
-        if rate < best_rate * GAIN_TO_PACK_MORE:
+        rate = rate_of(size) if size <= most(alone) else None
+        if rate is None or rate < best_rate * CLEARLY_SLOWER:
             break
-        best, best_rate = size, rate
+        if rate >= best_rate * GAIN_TO_PACK_MORE:
+            best, best_rate = size, rate
     return best, best_rate
 
 
@@ -140,17 +172,19 @@ def _sizes(seeds: int) -> Iterator[int]:
             size = even
 
 
-def _cut(runs: tuple[Any, ...], packs: int) -> Iterator[Pack]:
+def _cut(runs: tuple[RunSpec, ...], packs: int) -> Iterator[Pack]:
     for number in range(packs):
         yield Pack(runs[number * len(runs) // packs : (number + 1) * len(runs) // packs])
 
 
-def _runs_by_arm(study: Study) -> list[tuple[Any, ...]]:
+def _runs_by_arm(study: Study) -> list[tuple[RunSpec, ...]]:
     runs = list(study.runs())
     return [tuple(runs[first : first + len(study.seeds)]) for first in range(0, len(runs), len(study.seeds))]
 
 
-def _seconds(arm: Arm, dataset: data.Dataset, replicas: int, rate: float) -> float:
+def _seconds(arm: Arm, dataset: data.Dataset, replicas: int, rate: float | None) -> float:
+    if rate is None:
+        return 0.0
     recipe = arm.recipe
     train, validation = data.split(
         dataset, train_per_class=recipe.train_per_class, validation_per_class=recipe.validation_per_class, seed=0

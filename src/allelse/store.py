@@ -169,7 +169,7 @@ def write(folder: str | Path, definition: Mapping[str, Any]) -> Iterator[Store]:
                 connection.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
             connection.execute("INSERT OR IGNORE INTO meta VALUES ('definition', ?)", (json.dumps(definition),))
         store = Store(folder, connection)
-        if changed := _differences(store.definition, json.loads(json.dumps(definition))):
+        if changed := _differences(_decisive(store.definition), _decisive(json.loads(json.dumps(definition)))):
             shown = "; ".join(changed[:4]) + (f"; and {len(changed) - 4} more" if len(changed) > 4 else "")
             raise StoreError(
                 f"{folder}: holds results of another study or of this one before a change, and results never mix: {shown}. "
@@ -238,6 +238,11 @@ def _explained(folder: Path) -> Iterator[None]:
         ) from None
 
 
+def _decisive(definition: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes two definitions the same study: not by which command it was asked for."""
+    return {key: value for key, value in definition.items() if key != "command"}
+
+
 def _differences(old: Any, new: Any, where: str = "") -> list[str]:
     """One phrase for each place where two definitions differ: ``recipe.epochs: 20 → 10``."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
@@ -264,13 +269,13 @@ def pairing(runs: Sequence[StoredRun]) -> list[str]:
     for run, digest_from_name in fingerprints:
         for name, value in digest_from_name.items():
             values.setdefault((run.seed, name), set()).add(value)
-    names = dict.fromkeys(name for _, name in values)
+    names = dict.fromkeys(name for _, name in values)  # a name says what its value depends on: only equal names must agree
     broken = [name for name in names if any(len(found) > 1 for (_, key), found in values.items() if key == name)]
     if broken:
         return [f"NOT paired: within a seed, arms differ in {name}" for name in broken]
     layers = sum(name.startswith("init ") for name in names)
     seeds = len({run.seed for run, _ in fingerprints})
     return [
-        f"paired: within each of {seeds} seeds, all finished arms share data, training subset, order, augmentation, "
-        f"and the initial weights of equal layers ({layers} compared)"
+        f"paired: within each of {seeds} seeds, all finished arms share data, training subset, order and augmentation, where "
+        f"their recipes ask for the same, and the initial weights of equal layers ({layers} compared)"
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import shlex
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from allelse.claims import Claim, check_claims, level_key
 from allelse.errors import StudyError, did_you_mean
 from allelse.messages import Origin, Place, one_line
 from allelse.recipe import Part, Recipe
-from allelse.records import RunSpec
+from allelse.records import METRICS, RunSpec
 
 Level = str | int | float | bool
 
@@ -104,6 +105,8 @@ class Study:
     references: tuple[Reference, ...]
     quick: bool
     """whether ``[quick]`` was put in: its figures are no figures of the full study"""
+    command: str
+    """what runs it again, without the output folder"""
 
     def runs(self) -> Iterator[RunSpec]:
         """Every run, arm by arm, seed by seed."""
@@ -124,30 +127,8 @@ class Study:
             "claims": [claim.model_dump(mode="json") for claim in self.claims],
             "references": [reference.model_dump(mode="json") for reference in self.references],
             "quick": self.quick,
+            "command": self.command,
         }
-
-    @classmethod
-    def from_definition(cls, definition: Mapping[str, Any]) -> Study:
-        """The study that ``definition`` described; nothing is checked against a file again."""
-        stored = StudyFile.model_validate(
-            {
-                "study": {"name": definition["name"], "question": definition["question"], "seeds": len(definition["seeds"])},
-                "recipe": {},
-                "claims": definition["claims"],
-                "references": definition["references"],
-            }
-        )
-        return cls(
-            name=definition["name"],
-            question=definition["question"],
-            seeds=tuple(definition["seeds"]),
-            alpha=definition["alpha"],
-            factors={factor: tuple(labels) for factor, labels in definition["factors"].items()},
-            arms=tuple(Arm(arm["levels"], Recipe.model_validate(arm["recipe"])) for arm in definition["arms"]),
-            claims=stored.claims,
-            references=stored.references,
-            quick=definition["quick"],
-        )
 
 
 # ── finding and reading ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -217,7 +198,15 @@ def load(name_or_path: str | Path, *, quick: bool = False, seeds: int | None = N
         claims=file.claims,
         references=file.references,
         quick=quick,
+        command=_command(name_or_path, quick, seeds, changes),
     )
+
+
+def _command(name_or_path: str | Path, quick: bool, seeds: int | None, changes: Sequence[str]) -> str:
+    options = ["--quick"] if quick else []
+    options += ["--seeds", str(seeds)] if seeds is not None else []
+    options += [word for change in changes for word in ("--set", change)]
+    return shlex.join(["allelse", "run", str(name_or_path), *options])
 
 
 def _read(name_or_path: str) -> tuple[str, str]:
@@ -356,6 +345,9 @@ def _parse_change(change: str) -> tuple[str, Any]:
 
 def _check_claims(claims: Sequence[Claim], factors: Mapping[str, Mapping[Level, Any]], place: Place) -> None:
     levels_from_factor = {factor: list(levels) for factor, levels in factors.items()}
+    for number, claim in enumerate(claims):
+        if claim.metric not in METRICS:
+            raise place.error(("claims", number, "metric"), f"{claim.metric!r}; {did_you_mean(claim.metric, list(METRICS))}")
     for number in range(len(claims)):  # the claims up to this one, so that the first mistake is this one's
         try:
             check_claims(claims[: number + 1], levels_from_factor)

@@ -13,9 +13,9 @@ from rich.padding import Padding
 from rich.table import Table
 
 from allelse import stats
+from allelse.claims import Claim, check_claims
 from allelse.cli.progress import duration
 from allelse.data import Dataset, Entry
-from allelse.claims import Claim, check_claims
 from allelse.errors import StoreError, StudyError
 from allelse.recipe import Recipe
 from allelse.store import Store, pairing
@@ -71,7 +71,7 @@ def show_plan(study: Study, plan: Plan, dataset_of: Callable[[Recipe], Dataset],
             f"{parameters(arm, dataset_of(arm.recipe)):,}",
             f"{rate:.3g}",
             _sizes([len(planned.pack.runs) for planned in packs]),
-            f"{packs[0].images_per_second:,.0f}",
+            f"{packs[0].images_per_second:,.0f}" if packs[0].images_per_second else "–",
             duration(sum(planned.seconds for planned in packs)),
         )
     console.print(table)
@@ -85,7 +85,9 @@ def show_plan(study: Study, plan: Plan, dataset_of: Callable[[Recipe], Dataset],
         console.print(f"  {key}: {shown}")
     if study.claims:
         levels = {factor: list(labels) for factor, labels in study.factors.items()}
-        console.print(f"\nWhat {len(study.seeds)} seeds can decide (assumed: differences of two arms vary by 1 point over seeds)")
+        console.print(
+            f"\nWhat {len(study.seeds)} seeds can decide (assumed: differences of two arms vary by 1 point over seeds)"
+        )
         for claim in study.claims:
             console.print(f"  {_decidable(claim, study, levels)}")
     console.print("\nThe same in all arms of a seed, by construction")

@@ -67,7 +67,7 @@ def _download(cifar: Cifar, archive: Path, progress: bool) -> None:
     # The bar tells of the download; pooch's own log lines would be a second voice.
     pooch.get_logger().setLevel("ERROR")
     for attempt in range(1, _TRIES + 1):
-        with tqdm(desc=cifar.archive, unit="B", unit_scale=True, disable=not progress) as bar:
+        with tqdm(desc=cifar.archive, unit="B", unit_scale=True, disable=None if progress else True) as bar:
             meter = _Meter(bar)
             answers: list[Any] = []
             download = pooch.HTTPDownloader(

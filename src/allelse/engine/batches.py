@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -154,6 +155,7 @@ class ImageFeed:
             yield x, labels.expand(replicas, -1)
 
 
+@lru_cache(maxsize=8)
 def scale_of(dataset: Dataset, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Mean and 1/sd of each channel over the training split, each [C], in units of a uint8 step."""
     levels = np.arange(256)

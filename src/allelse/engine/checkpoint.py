@@ -16,6 +16,9 @@ from allelse.models import Network
 
 Optimizer = torch.optim.Optimizer
 
+FORMAT = "1"
+"""Of the position; a checkpoint of another one is passed over, and its pack starts anew."""
+
 
 def save_checkpoint(path: Path, pack: str, network: Network, optimizer: Optimizer, position: dict[str, Any]) -> None:
     """Write all tensors and the ``position`` (plain JSON values; NaN allowed) to ``path``, whole or not at all."""
@@ -25,7 +28,7 @@ def save_checkpoint(path: Path, pack: str, network: Network, optimizer: Optimize
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".partial")
     tensors = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
-    save_file(tensors, temporary, metadata={"pack": pack, "position": json.dumps(position)})
+    save_file(tensors, temporary, metadata={"pack": pack, "format": FORMAT, "position": json.dumps(position)})
     with temporary.open("rb+") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)
@@ -40,7 +43,7 @@ def load_checkpoint(path: Path, pack: str, network: Network, optimizer: Optimize
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            if metadata.get("pack") != pack:
+            if metadata.get("pack") != pack or metadata.get("format") != FORMAT:
                 return None
             position: dict[str, Any] = json.loads(metadata["position"])
             tensor_from_name = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)

@@ -81,16 +81,26 @@ def moments(network: Network) -> Moments:
 
 
 def evaluate_three_ways(
-    network: Network, train: tuple[ImageFeed, Tensor], test: tuple[ImageFeed, Tensor], dtype: torch.dtype
+    network: Network,
+    train: tuple[ImageFeed, Tensor],
+    test: tuple[ImageFeed, Tensor],
+    dtype: torch.dtype,
+    running: Score,
 ) -> tuple[dict[str, Score], Moments]:
     """Scores on ``test`` under ``running``, ``recalibrated`` and ``batch`` statistics; the network is left as it was.
 
     A network without BatchNorm has one answer to all three.
 
+    Arguments:
+        network: trained.
+        train: what the statistics are recalibrated over.
+        test: what is scored.
+        dtype: what the network computes in.
+        running: its score on ``test`` with running statistics, which every epoch ends with.
+
     Returns:
         the scores, and the recalibrated statistics.
     """
-    running = evaluate(network, *test, dtype)
     norms = batch_norms(network)
     if not norms:
         return {"running": running, "recalibrated": running, "batch": running}, []
@@ -110,6 +120,8 @@ def scatter_of_batch_means(
     network: Network, feed: ImageFeed, index_nR: Tensor, batch_size: int, batches: int, dtype: torch.dtype
 ) -> list[Tensor]:
     """Standard deviation, over training batches without augmentation, of the mean that each BatchNorm sees: [R, C] of each."""
+    if not batch_norms(network):
+        return []
     means: list[list[Tensor]] = [[] for _ in batch_norms(network)]
 
     def collector(found: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:

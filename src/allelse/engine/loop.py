@@ -183,6 +183,12 @@ class Training:
         self.epoch += 1
         on_progress(Progress(self.epoch / self.recipe.epochs, self.epoch, self.recipe.epochs))
 
+    def _last_test_score(self) -> Score:
+        values = torch.tensor(
+            [[epochs[-1][f"test_{name}"] for epochs in self.history] for name in ("loss", "accuracy")], dtype=torch.float64
+        )
+        return Score(*values)
+
     def _weights_are_finite(self) -> np.ndarray:
         """For each replica. The loss cannot tell after the last step: it was computed before it."""
         finite = [torch.isfinite(parameter.detach()).flatten(1).all(1) for parameter in self.network.parameters()]
@@ -220,7 +226,7 @@ class Training:
         """The final scores, three ways, of every run."""
         begun = time.perf_counter()
         train, test = (self.train_feed, self.train_index), (self.test_feed, self.test_index)
-        scores, population = evaluate_three_ways(self.network, train, test, self.dtype)
+        scores, population = evaluate_three_ways(self.network, train, test, self.dtype, self._last_test_score())
         place = {"step": len(self.rates), "epoch": self.epoch}
         noise = scatter_of_batch_means(self.network, *train, self.recipe.batch_size, BATCHES_FOR_NOISE, self.dtype)
         self.probe.add_statistics(place, moments(self.network), population, noise)
@@ -248,7 +254,7 @@ class Training:
             status="diverged" if diverged else "done",
             metrics={} if diverged else metrics,
             epochs=self.history[replica],
-            fingerprints=self.fingerprints[replica],
+            fingerprints=self._named(self.fingerprints[replica]),
             probes=self.probe.rows[replica],
             timing=timing,
             provenance=self._provenance(),
@@ -267,6 +273,21 @@ class Training:
             host=socket.gethostname(),
             started=self.started,
         )
+
+    def _named(self, fingerprint: dict[str, str]) -> dict[str, str]:
+        """The fingerprint under names that say what it depends on, so that only what should be equal has one name."""
+        subset = f"{self.pack.recipe['dataset']}: {len(self.subsets[0])} images"
+        parts = "+".join("".join(map(str, part.model_dump().values())) for part in self.recipe.augment) or "none"
+        detail_from_name = {
+            "data": self.pack.recipe["dataset"],
+            "subset": subset,
+            "order": f"{subset} {self.epoch} epochs",
+            "augmentation": f"{parts} {self.epoch} epochs",
+        }
+        return {
+            f"{name} {detail_from_name[name]}" if name in detail_from_name else name: value
+            for name, value in fingerprint.items()
+        }
 
     def save(self, checkpoint: Path) -> None:
         """Everything that the next epoch depends on, into one file that appears whole or not at all."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +18,8 @@ from allelse.data import Dataset
 from allelse.recipe import Recipe
 from allelse.records import Pack, digest
 
+log = logging.getLogger("allelse")
+
 
 class Speeds:
     """Measures packs on one device; what was measured before, in this process or another, is not measured again."""
@@ -26,8 +29,8 @@ class Speeds:
         self.dataset_of = dataset_of
         self.file = platformdirs.user_cache_path("allelse") / "speeds.json"
 
-    def images_per_second(self, pack: Pack) -> float:
-        """The measured or remembered speed of ``pack``, over all its replicas."""
+    def images_per_second(self, pack: Pack) -> float | None:
+        """The measured or remembered speed of ``pack``, over all its replicas; ``None`` where it cannot even take a step."""
         recipe = Recipe.model_validate(pack.recipe)
         dataset = self.dataset_of(recipe)
         key = digest(
@@ -45,7 +48,11 @@ class Speeds:
         remembered = self._read().get(key)
         if remembered is not None:
             return remembered
-        rate = engine.images_per_second(pack, dataset, self.device)
+        try:
+            rate = engine.images_per_second(pack, dataset, self.device)
+        except (RuntimeError, ValueError):  # a run that cannot train is recorded when its turn comes
+            log.exception("could not measure %s", dict(pack.runs[0].arm))
+            return None
         self._remember(key, rate)
         return rate
 

@@ -32,7 +32,7 @@ class Network(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         """What the head's linear layer sees: [N, R·F]."""
         if self.flatten_images:
-            x = x.unflatten(1, (self.replicas, -1)).flatten(2).flatten(1)
+            x = x.flatten(1)
         x = self.stem(x)
         for number, block in enumerate(self.blocks, start=1):
             x = block(x)
@@ -44,7 +44,7 @@ class Network(nn.Module):
             return x.mean((2, 3))
         if self.head_pool > 1:
             x = F.avg_pool2d(x, self.head_pool)
-        return x.contiguous().flatten(1)  # channel by channel, so the R replicas stay apart
+        return x.flatten(1)  # channel by channel, so the R replicas stay apart
 
     def forward(self, x: Tensor) -> Tensor:
         features_NRF = self.features(x).to(self.head.weight.dtype)  # the head is cheap: it computes in the weights' precision

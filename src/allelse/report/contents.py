@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 
 from allelse import stats
 from allelse.claims import arm_text
@@ -252,26 +249,11 @@ def _same(findings: Findings) -> list[str]:
 
 def _again(findings: Findings) -> tuple[str, list[str]]:
     definition = findings.definition
-    quick = bool(definition.get("quick"))
-    name = str(definition.get("name", ""))
-    base = name.removesuffix("-quick") if quick else name
-    packaged = bool(re.fullmatch(r"[a-z0-9][a-z0-9-]*", base)) and (files("allelse") / "studies" / f"{base}.toml").is_file()
     seeds: Sequence[int] = definition.get("seeds", [])
-    words = [
-        "allelse",
-        "run",
-        base if packaged else f"{base}.toml",
-        *(["--quick"] if quick else []),
-        "--seeds",
-        str(len(seeds)),
-    ]
     span = f"Seeds: {seeds[0]} to {seeds[-1]} ({len(seeds)})." if seeds else "Seeds: none."
     notes = [
         span,
-        "The study file comes with allelse."
-        if packaged
-        else "The study file is the author's own; it is not stored, but all that it said is in the definition below.",
-        "Changes made with --set show in the definition below, not in this command.",
+        "All that the study file said, with what the command changed, is in the definition below.",
         f"All results are in study.sqlite, in {findings.folder}; 'allelse results' and 'allelse verdicts' read the same file.",
     ]
-    return shlex.join([*words, "--out", "DIR"]), notes
+    return f"{definition.get('command', 'allelse run STUDY')} --out DIR", notes

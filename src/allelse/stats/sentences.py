@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from allelse.claims import Claim, arm_text
+from allelse.records import METRICS
 from allelse.stats.contrasts import Contrast
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ ARMS_NAMED = 3
 
 def is_accuracy(metric: str) -> bool:
     """Whether a metric is in percent, so that its differences are percentage points."""
-    return "accuracy" in metric
+    return METRICS.get(metric, "").startswith("percent")
 
 
 def number(value: float, metric: str, signed: bool = False) -> str:

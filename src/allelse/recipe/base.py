@@ -1,0 +1,40 @@
+"""What all recipe parts are made of: frozen pydantic models that know their keys, and the numbers they allow."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from allelse.errors import did_you_mean
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Part(BaseModel):
+    """Base of every recipe part: frozen, no unknown keys, no silent change of type."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, value: Any) -> Any:
+        for key in value if isinstance(value, dict) else ():
+            if key not in cls.model_fields:
+                raise PydanticCustomError(
+                    "unknown_key", "unknown key; {allowed}", {"key": key, "allowed": did_you_mean(key, list(cls.model_fields))}
+                )
+        return value
+
+
+def _name_to_table(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+Named = BeforeValidator(_name_to_table)
+Listed = Field(strict=False)  # TOML and JSON give lists, frozen models keep tuples

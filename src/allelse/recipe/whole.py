@@ -1,0 +1,45 @@
+"""The recipe as a whole: what one arm trains."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from allelse.recipe.augmentations import Augmentation, AugmentationKind
+from allelse.recipe.base import Count, Fraction, Listed, Part
+from allelse.recipe.models import ConvNet, Model
+from allelse.recipe.optimizers import Adam, Constant, Optimizer, Schedule
+
+
+class Recipe(Part):
+    """What one arm trains; every field that no factor names is the same in all arms."""
+
+    dataset: Annotated[str, Field(min_length=1)]
+    """``digits``, ``cifar10``, ``cifar100``, ``folder:PATH`` or ``npz:PATH``"""
+    image_size: Count | None = None
+    """``folder:`` only: side to which images are resized, in pixels; their own size when left out"""
+    train_per_class: Count | None = None
+    """a balanced training subset of this many images a class, drawn per seed; all when left out"""
+    validation_per_class: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    """images a class that are cut from the training split, the same for all seeds, to choose settings on"""
+    epochs: Count = 10
+    batch_size: Count = 128
+    augment: Annotated[tuple[Augmentation, ...], Listed] = ()
+    optimizer: Optimizer = Adam()
+    schedule: Schedule = Constant()
+    label_smoothing: Fraction = 0.0
+    precision: Literal["auto", "bf16", "fp32", "fp64"] = "auto"
+    """what convolutions and products compute in; ``auto``: bf16 where the device is fast at it, else fp32"""
+    model: Model = ConvNet()
+
+    def augmentation(self, kind: type[AugmentationKind]) -> AugmentationKind | None:
+        """The recipe's augmentation of this kind, if it has one."""
+        return next((part for part in self.augment if isinstance(part, kind)), None)
+
+    @model_validator(mode="after")
+    def _each_augmentation_once(self) -> Recipe:
+        names = [part.name for part in self.augment]
+        if len(set(names)) != len(names):
+            raise ValueError("augment names one augmentation twice; allowed: each at most once")
+        return self
