@@ -91,14 +91,14 @@ def test_new_leaves_a_file_that_is_there_as_it_is(tmp_path):
 def test_plan_shows_arms_packs_time_and_what_differs(finished, monkeypatch):
     from allelse.launch import local
 
-    monkeypatch.setattr(local.Speeds, "images_per_second", lambda self, pack: 100.0 * len(pack.runs))
+    monkeypatch.setattr(local.Speeds, "images_per_second", lambda self, pack: 1e6 * len(pack.runs))
     ended = allelse("plan", finished[0], "--device", "cpu")
     assert ended.code == 0
     lines = [" ".join(line.split()) for line in ended.out.splitlines()]
     assert lines[0] == "tiny: Is ReLU above sigmoid?"
     assert lines[1] == "activation parameters lr packs img/s time"
-    # 4·9 + 4 convolution, 4 + 4 norm, 4·10 + 10 head; 2 · (2 · (100 + 359/3) + (100 + 3·359)/3) images at 200 a second
-    assert lines[3:5] == ["sigmoid 98 0.01 1×2 200 8 s".replace("1×2", "2×1"), "relu 98 0.01 2×1 200 8 s"]
+    # 4·9 + 4 convolution, 4 + 4 norm, 4·10 + 10 head
+    assert lines[3:5] == ["sigmoid 98 0.01 2×1 2,000,000 0 s", "relu 98 0.01 2×1 2,000,000 0 s"]
     assert "model.activation.name: sigmoid, relu" in lines
     assert any(line.startswith("4 runs in 2 packs on ") for line in lines)
     assert width(ended.out) <= 80

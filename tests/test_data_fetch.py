@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import io
 import os
+import sys
 import time
 from dataclasses import replace
 
@@ -67,14 +69,19 @@ def test_fetch_keeps_the_verified_archive_and_replaces_a_damaged_one(served, cac
     assert len(served.asked) == 2
 
 
-def test_the_progress_bar_shows_only_when_asked(served, capsys):
-    fetch("cifar10", progress=False)
-    assert capsys.readouterr() == ("", "")
-    os.remove(fetch("cifar10"))
-    fetch("cifar10", progress=True)
-    output = capsys.readouterr()
-    assert output.out == ""
-    assert "cifar-10-binary.tar.gz: 100%" in output.err
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("progress", "stream", "shown"), [(False, Terminal, False), (True, io.StringIO, False), (True, Terminal, True)]
+)
+def test_the_progress_bar_shows_only_when_asked_and_only_on_a_terminal(served, monkeypatch, progress, stream, shown):
+    screen = stream()
+    monkeypatch.setattr(sys, "stderr", screen)
+    fetch("cifar10", progress=progress)
+    assert ("cifar-10-binary.tar.gz: 100%" in screen.getvalue()) == shown
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from allelse.plan import GAIN_TO_PACK_MORE
 @pytest.fixture
 def one_pack_an_arm(monkeypatch):
     """As if this device trained every pack as fast as one run."""
-    monkeypatch.setattr(local.Speeds, "images_per_second", lambda self, pack: 100.0 * GAIN_TO_PACK_MORE ** (2 * len(pack.runs)))
+    monkeypatch.setattr(local.Speeds, "images_per_second", lambda self, pack: 1e6 * GAIN_TO_PACK_MORE ** (2 * len(pack.runs)))
 
 
 def test_every_run_is_trained_and_stored_with_its_provenance(tmp_path):
@@ -125,7 +125,7 @@ def test_a_checkpoint_is_written_where_the_store_says_and_removed_when_the_pack_
 def test_speeds_are_measured_once_and_a_damaged_memory_is_measured_anew(tmp_path, monkeypatch):
     measured = []
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(engine, "images_per_second", lambda pack, *_: measured.append(pack) or 100.0)
+    monkeypatch.setattr(engine, "images_per_second", lambda pack, *_: measured.append(pack) or 1e6)
     loaded, device = study.load(write_study(tmp_path)), engine.find_device("cpu")
     first = launch.plan_study(loaded, device)
     assert len(measured) == 4

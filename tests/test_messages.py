@@ -76,7 +76,7 @@ COLUMNS = "run, arm, seed, status, error, accuracy, n, mean, sd, low, high, dive
         (
             "width = 4",
             "width = []",
-            "line 15: recipe.model.width: []; allowed: a whole number of at least 1, or a list with one for each block",
+            "line 15: recipe.model.width: []; allowed: a whole number from 1 to 65536, or a list with one for each block",
         ),
         (
             "width = 4\ndepth = 1",
@@ -259,7 +259,7 @@ def test_what_the_toml_reader_gives_up_on_is_told_in_one_line(value):
         (
             '"model.width" = 2',
             '"model.width" = 0',
-            "line 37: quick.model.width: 0; allowed: a whole number of at least 1, or a list with one for each block",
+            "line 37: quick.model.width: 0; allowed: a whole number from 1 to 65536, or a list with one for each block",
         ),
         ("epochs        = 1", "epoch = 1", f"line 35: quick.epoch: unknown key; did you mean 'epochs'? allowed: {RECIPE_KEYS}"),
         ("seeds         = 1", "seeds = 0", "line 36: quick.seeds: 0; allowed: at least 1"),

@@ -86,7 +86,7 @@ def test_sizes_about_double_and_share_the_seeds_out_evenly(seeds, sizes):
 )
 def test_packs_hold_every_run_once_in_even_shares(load, digits, seeds, fastest, shares):
     loaded = load(seeds=seeds)
-    plan = make_plan(loaded, lambda arm: digits, lambda pack: 100.0 * len(pack.runs) if len(pack.runs) <= fastest else 1.0)
+    plan = make_plan(loaded, lambda arm: digits, lambda pack: 1e6 * len(pack.runs) if len(pack.runs) <= fastest else 1.0)
     packed = [run for planned in plan.packs for run in planned.pack.runs]
     assert packed == list(loaded.runs())
     assert [len(planned.pack.runs) for planned in plan.packs] == [*shares, *shares]
@@ -95,19 +95,19 @@ def test_packs_hold_every_run_once_in_even_shares(load, digits, seeds, fastest, 
 
 def test_a_plan_comes_back_from_its_json(load, digits):
     loaded = load(seeds=5)
-    plan = make_plan(loaded, lambda arm: digits, lambda pack: 100.0 * len(pack.runs))
+    plan = make_plan(loaded, lambda arm: digits, lambda pack: 1e6 * len(pack.runs))
     again = Plan.from_json(json.loads(json.dumps(plan.to_json())), loaded)
     assert again == plan
     assert [planned.pack.id for planned in again.packs] == [planned.pack.id for planned in plan.packs]
 
 
 def test_the_estimate_is_the_work_over_the_measured_speed(load, digits):
-    plan = make_plan(load(seeds=4), lambda arm: digits, lambda pack: 50.0 * len(pack.runs))
+    plan = make_plan(load(seeds=4), lambda arm: digits, lambda pack: 5e5 * len(pack.runs))
     # a pack of 4: two epochs of 100 training and 359 test images, at the end 100 and three times 359; a forward is a third
     work = 4 * (2 * (100 + 359 / 3) + (100 + 3 * 359) / 3)
-    assert [planned.seconds for planned in plan.packs] == pytest.approx([work / 200] * 2)
-    assert plan.seconds == pytest.approx(2 * work / 200)
-    assert [planned.images_per_second for planned in plan.packs] == [200.0, 200.0]
+    assert [planned.seconds for planned in plan.packs] == pytest.approx([work / 2e6] * 2)
+    assert plan.seconds == pytest.approx(2 * work / 2e6)
+    assert [planned.images_per_second for planned in plan.packs] == [2e6, 2e6]
 
 
 def test_a_batch_may_be_as_large_as_the_data_and_no_larger(load, digits):

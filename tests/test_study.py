@@ -188,4 +188,4 @@ def test_other_seeds_give_other_run_ids_and_more_seeds_keep_the_old_ones(load):
 
 def test_a_file_with_a_byte_order_mark_and_windows_line_ends_is_read(load, tmp_path):
     (tmp_path / "windows.toml").write_bytes(b"\xef\xbb\xbf" + TINY.replace("\n", "\r\n").encode())
-    assert study.load(tmp_path / "windows.toml") == load()
+    assert study.load(tmp_path / "windows.toml").arms == load().arms

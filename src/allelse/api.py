@@ -16,7 +16,7 @@ import pandas as pd
 
 from allelse import stats, store
 from allelse.errors import AllelseError
-from allelse.report import judge, write_report
+from allelse.report import compute_figures, gather, judge, write_figures, write_report
 from allelse.study import Study
 from allelse.study import load as _load_study
 
@@ -80,6 +80,13 @@ class Results:
             judged = judge(opened)
         columns = ["id", "says", "verdict", "estimate", "low", "high", "p", "n", "correlation", "sentence"]
         return pd.DataFrame([verdict.to_json() for verdict in judged], columns=columns)
+
+    def figures(self) -> list[Path]:
+        """Write the study's figures, as PNG and SVG, into ``figures/`` of the folder; the paths of the PNG files."""
+        with store.read(self.folder) as opened:
+            figures = compute_figures(gather(opened))
+            written = write_figures(figures, opened.folder / "figures")
+        return [path for path in written if path.suffix == ".png"]
 
     def report(self) -> Path:
         """Write ``report.html``, ``report.md`` and ``figures/`` into the folder; the path of the HTML file."""
