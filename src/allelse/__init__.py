@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 # Before torch is imported: its OpenMP threads else spin for milliseconds wherever one waits for another. On a machine that
 # does anything besides, that was measured to make small networks tens of times slower; this short spin costs about 5 %.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # the same bits from the same products on CUDA
 
 __version__ = "0.1.0"
 __all__ = ["AllelseError", "Results", "__version__", "load", "run"]

@@ -11,7 +11,8 @@ from typing import Any
 from allelse import data
 from allelse.errors import StudyError
 from allelse.models import Layer, layer_table
-from allelse.records import Pack, RunSpec
+from allelse.recipe import MLP
+from allelse.records import Pack, RunSpec, canonical_json
 from allelse.study import Arm, Study
 
 Measure = Callable[[Pack], float | None]
@@ -84,17 +85,32 @@ def make_plan(study: Study, dataset_from_arm: Callable[[Arm], data.Dataset], mea
     """
     runs_from_arm = _runs_by_arm(study)
     planned = []
+    choice_from_work: dict[str, tuple[int, float | None]] = {}
     for arm, runs in zip(study.arms, runs_from_arm, strict=True):
         dataset = dataset_from_arm(arm)
         check_arm(arm, dataset)
-        replicas, rate = choose_replicas(
-            len(runs),
-            partial(_measure_first, measure, runs),
-            partial(_most_worth_measuring, arm, dataset, len(runs)),
-        )
+        # Arms that do the same work share one choice, so that pairs are packed alike and equal networks are equal to the bit.
+        work = _work(arm, dataset)
+        if work not in choice_from_work:
+            choice_from_work[work] = choose_replicas(
+                len(runs),
+                partial(_measure_first, measure, runs),
+                partial(_most_worth_measuring, arm, dataset, len(runs)),
+            )
+        replicas, rate = choice_from_work[work]
         for pack in _cut(runs, ceil(len(runs) / replicas)):
             planned.append(PlannedPack(pack, rate, _seconds(arm, dataset, len(pack.runs), rate)))
     return Plan(tuple(planned))
+
+
+def _work(arm: Arm, dataset: data.Dataset) -> str:
+    """What an arm computes in a step, but for the order and the kind of its activation."""
+    recipe = arm.recipe.model_dump(mode="json")
+    kept = {
+        key: recipe[key] for key in ("dataset", "image_size", "batch_size", "augment", "precision", "epochs", "train_per_class")
+    }
+    shapes = [[layer.name, layer.shape] for layer in layers(arm, dataset)]
+    return canonical_json([kept, recipe["model"]["norm"], recipe["optimizer"]["name"], shapes])
 
 
 def _measure_first(measure: Measure, runs: tuple[RunSpec, ...], size: int) -> float | None:
@@ -124,6 +140,10 @@ def check_arm(arm: Arm, dataset: data.Dataset) -> None:
             f"allowed: 1 to {len(train)}"
         )
     layers(arm, dataset)
+    if recipe.batch_size == 1 and recipe.model.norm.name == "batch" and isinstance(recipe.model, MLP):
+        raise StudyError(
+            f"arm {arm.name}: batch_size = 1 gives BatchNorm one value a feature and no variance; allowed: at least 2"
+        )
 
 
 def layers(arm: Arm, dataset: data.Dataset) -> tuple[Layer, ...]:

@@ -75,14 +75,13 @@ class GroupNorm(_Affine):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.scale_and_shift()
-        if (
-            weight is not None and bias is not None and x.is_cuda
-        ):  # torch's CUDA kernel wants scale and shift in the input's type
-            weight, bias = weight.to(x.dtype), bias.to(x.dtype)
         if weight is not None and torch.is_grad_enabled() and not x.requires_grad:
             # A norm that meets the images themselves: torch's channels-last CPU kernel (2.13) crashes where no gradient of
             # its input is wanted, so one is asked for, and thrown away.
             x = x.detach().requires_grad_()
+        if x.is_cuda and x.dtype == torch.bfloat16:
+            # torch's CUDA kernel wants scale and shift in the input's type, which would round what BatchNorm keeps in fp32.
+            return F.group_norm(x.float(), self.replicas * self.groups, weight, bias, self.eps).to(x.dtype)
         return F.group_norm(x, self.replicas * self.groups, weight, bias, self.eps)
 
 

@@ -156,6 +156,8 @@ def results(
     from allelse.cli import tables
 
     with store.read(folder) as opened:
+        if opened.plan is None:
+            raise StoreError(f"{folder}: nothing is planned yet: it was stopped while measuring; run it again")
         if output == "table" and not runs:
             tables.show_results(opened, metric)
         else:

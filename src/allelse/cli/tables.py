@@ -88,10 +88,15 @@ def show_plan(study: Study, plan: Plan, dataset_of: Callable[[Recipe], Dataset],
         console.print(
             f"\nWhat {len(study.seeds)} seeds can decide (assumed: differences of two arms vary by 1 point over seeds)"
         )
+        asked = [claim for claim in study.claims if _fits(claim, levels)]
+        # Holm's first step divides α by the number of claims that are asked.
+        for judged in stats.decidability(asked, levels, len(study.seeds), study.alpha) if asked else []:
+            console.print(f"  {judged.text}")
         for claim in study.claims:
-            console.print(f"  {_decidable(claim, study, levels)}")
+            if claim not in asked:
+                console.print(f"  {claim.id}: not asked in this run, which lacks its levels")
     console.print("\nThe same in all arms of a seed, by construction")
-    console.print("  the training images, their order and their augmentation in each epoch")
+    console.print("  the training images, their order and their augmentation in each epoch, but for what differs above")
     named = [{(layer.name, layer.shape) for layer in layers(arm, dataset_of(arm.recipe))} for arm in study.arms]
     shared = set.intersection(*named)
     console.print(
@@ -99,14 +104,12 @@ def show_plan(study: Study, plan: Plan, dataset_of: Callable[[Recipe], Dataset],
     )
 
 
-def _decidable(claim: Claim, study: Study, levels: Mapping[str, Sequence[Any]]) -> str:
+def _fits(claim: Claim, levels: Mapping[str, Sequence[Any]]) -> bool:
     try:
         check_claims([claim], levels)
     except StudyError:
-        return f"{claim.id}: not asked in this run, which lacks its levels"
-    # Holm's first step divides α by the number of claims, so each is judged as one of them all.
-    [judged] = stats.decidability([claim], levels, len(study.seeds), study.alpha / len(study.claims))
-    return judged.text
+        return False
+    return True
 
 
 def _sizes(sizes: Sequence[int]) -> str:

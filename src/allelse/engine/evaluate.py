@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from allelse.blocks import BatchNorm
 from allelse.blocks.norms import Statistics
 from allelse.engine.batches import ImageFeed
+from allelse.engine.device import sum_dtype
 from allelse.models import Network
 
 
@@ -44,7 +45,7 @@ def evaluate(
 ) -> Score:
     """Score every replica on the images at ``index_nR`` ([n, R], or [n, 1] for all), in that order."""
     set_statistics(network, statistics)
-    loss = torch.zeros(network.replicas, dtype=torch.float64, device=index_nR.device)
+    loss = torch.zeros(network.replicas, dtype=sum_dtype(index_nR.device), device=index_nR.device)
     correct = torch.zeros_like(loss)
     for x, labels_RB in feed.evaluation_batches(index_nR, network.replicas, dtype):
         logits_RBK = network(x)

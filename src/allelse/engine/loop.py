@@ -27,7 +27,7 @@ from allelse import data, recipe
 from allelse.blocks import Conv2d, Linear
 from allelse.engine.batches import Draws, ImageFeed, draw_epoch, scale_of
 from allelse.engine.checkpoint import load_checkpoint, save_checkpoint
-from allelse.engine.device import compute_dtype, describe_device
+from allelse.engine.device import compute_dtype, describe_device, sum_dtype
 from allelse.engine.evaluate import Score, evaluate, evaluate_three_ways, moments, scatter_of_batch_means
 from allelse.engine.optim import build_optimizer, learning_rates
 from allelse.engine.probes import BATCHES_FOR_NOISE, Probe, probe_steps, summarise
@@ -151,7 +151,7 @@ class Training:
         replicas, batch_size = len(self.pack.runs), self.recipe.batch_size
         draws = self.draw()
         self._fingerprint(draws)
-        loss_R = torch.zeros(replicas, dtype=torch.float64, device=self.device)
+        loss_R = torch.zeros(replicas, dtype=sum_dtype(self.device), device=self.device)
         correct_R = torch.zeros(replicas, dtype=torch.int64, device=self.device)
         first_step = self.epoch * self.steps_per_epoch
         reported = begun
@@ -276,13 +276,15 @@ class Training:
 
     def _named(self, fingerprint: dict[str, str]) -> dict[str, str]:
         """The fingerprint under names that say what it depends on, so that only what should be equal has one name."""
-        subset = f"{self.pack.recipe['dataset']}: {len(self.subsets[0])} images"
+        shape = "x".join(map(str, self.image_shape))
+        source = f"{self.recipe.dataset} {shape}"
+        subset = f"{source}: {len(self.subsets[0])} images"
         parts = "+".join("".join(map(str, part.model_dump().values())) for part in self.recipe.augment) or "none"
         detail_from_name = {
-            "data": self.pack.recipe["dataset"],
+            "data": source,
             "subset": subset,
             "order": f"{subset} {self.epoch} epochs",
-            "augmentation": f"{parts} {self.epoch} epochs",
+            "augmentation": f"{parts} of {len(self.train_feed)} {shape} {self.epoch} epochs",
         }
         return {
             f"{name} {detail_from_name[name]}" if name in detail_from_name else name: value

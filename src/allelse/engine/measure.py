@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from itertools import cycle, islice
+from collections.abc import Iterator
+from itertools import islice
 
 import torch
+from torch import Tensor
 
 from allelse.data import Dataset
 from allelse.engine.loop import Training
@@ -23,10 +25,7 @@ def images_per_second(pack: Pack, dataset: Dataset, device: torch.device) -> flo
     does can only slow a step down. Nothing that is trained here is kept.
     """
     training = Training(pack, dataset, device)
-    batches = training.train_feed.training_batches(
-        training.draw(), training.recipe.batch_size, training.dtype, training.cutout_size
-    )
-    batches = cycle(islice(batches, 4))
+    batches = _batches(training)
     for x, labels in islice(batches, WARM_UP_STEPS):
         training.train_step(x, labels, lr=0.0)
     seconds: list[float] = []
@@ -37,6 +36,13 @@ def images_per_second(pack: Pack, dataset: Dataset, device: torch.device) -> flo
         _wait(device)
         seconds.append(time.perf_counter() - begun)
     return training.recipe.batch_size * len(pack.runs) / min(seconds)
+
+
+def _batches(training: Training) -> Iterator[tuple[Tensor, Tensor]]:
+    """The first epoch's batches without end, each gathered and augmented when it is asked for."""
+    draws, recipe = training.draw(), training.recipe
+    while True:
+        yield from training.train_feed.training_batches(draws, recipe.batch_size, training.dtype, training.cutout_size)
 
 
 def _wait(device: torch.device) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -73,15 +73,21 @@ def run_study(study: Study, folder: Path, device: str, watcher: Watcher) -> Outc
         AllelseError: before anything is trained, when study, data, device or folder do not fit.
     """
     torch_device = engine.find_device(device)
+    machine = {"device": engine.describe_device(torch_device), "torch": torch.__version__}
     names = sorted({(arm.recipe.dataset, arm.recipe.image_size) for arm in study.arms}, key=str)
-    fingerprints = {name: _dataset(name, size).fingerprint for name, size in names}
+    fingerprints = {f"{name} at {size}" if size else name: _dataset(name, size).fingerprint for name, size in names}
     with store.write(folder, {**study.definition(), "data": fingerprints}) as opened, _logged(opened.folder):
         if opened.plan is None:
             watcher.say(f"measuring how to pack {len(study.arms)} arms × {len(study.seeds)} seeds on this device")
             plan = plan_study(study, torch_device)
-            opened.begin(plan.to_json(), ((run.id, run.arm, run.seed) for run in study.runs()))
+            opened.begin({**plan.to_json(), "machine": machine}, ((run.id, run.arm, run.seed) for run in study.runs()))
         else:
             plan = Plan.from_json(opened.plan, study)
+            if (planned_on := opened.plan["machine"]) != machine:
+                watcher.say(
+                    f"warning: begun on {_words(planned_on)}, going on with {_words(machine)}: "
+                    f"pairs that are split between the two differ by more than their arm"
+                )
         status_from_run = opened.status_from_run()
         pending = [planned for planned in plan.packs if not _is_final(planned, status_from_run)]
         watcher.start(plan, plan.seconds - sum(planned.seconds for planned in pending))
@@ -91,6 +97,10 @@ def run_study(study: Study, folder: Path, device: str, watcher: Watcher) -> Outc
             checkpoint.unlink(missing_ok=True)
         final = opened.status_from_run().values()
     return Outcome(folder, {status: list(final).count(status) for status in dict.fromkeys(final)})
+
+
+def _words(machine: Mapping[str, str]) -> str:
+    return f"{machine['device']} with torch {machine['torch']}"
 
 
 def _is_final(planned: PlannedPack, status_from_run: dict[str, str]) -> bool:

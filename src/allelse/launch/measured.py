@@ -13,6 +13,7 @@ import filelock
 import platformdirs
 import torch
 
+import allelse
 from allelse import engine
 from allelse.data import Dataset
 from allelse.recipe import Recipe
@@ -37,6 +38,7 @@ class Speeds:
             {
                 "device": engine.describe_device(self.device),
                 "torch": torch.__version__,
+                "allelse": allelse.__version__,
                 "dtype": str(engine.compute_dtype(recipe.precision, self.device)),
                 "recipe": {name: pack.recipe[name] for name in ("model", "batch_size", "augment")},
                 "optimizer": recipe.optimizer.name,
