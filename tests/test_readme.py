@@ -15,7 +15,8 @@ SMALL = ["--seeds", "2", "--set", "epochs=1", "--set", "train_per_class=10", "--
 
 def blocks(readme: str, language: str) -> list[str]:
     text = (ROOT / readme).read_text("utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [block for found, block in fenced if found == language]
 
 
 @pytest.mark.parametrize("readme", READMES)

@@ -63,7 +63,9 @@ def undecided_because(claim: Claim, contrast: Contrast, part: Part, comparisons:
     if contrast.test == "within" and not (-margin < low and high < margin) and not (low > margin or high < -margin):
         return f"the interval is neither wholly inside nor wholly outside ±{number(margin, claim.metric)}"
     over = ["both sides of the margin"] if contrast.test == "within" and (low > margin or high < -margin) else []
-    over += [f"{count} {what}" for count, what in ((comparisons, "comparisons"), (claims, "claims")) if count > 1]
+    supports = ends[0] > margin if contrast.test == "above" else -margin < low and high < margin
+    against = 1 if supports else comparisons  # all comparisons must hold: only refuting a claim by one of them is corrected
+    over += [f"{count} {what}" for count, what in ((against, "comparisons"), (claims, "claims")) if count > 1]
     return (
         f"the interval alone would decide, but not after correction over {' and '.join(over)} (adjusted {p_text(p_adjusted)})"
     )
