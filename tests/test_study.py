@@ -138,6 +138,22 @@ def test_an_impossible_number_of_seeds_is_refused(load, seeds):
         load(seeds=seeds)
 
 
+NAMED = """[factors.order]
+"norm first" = { "model.block" = "conv-norm-act", "model.activation" = "relu" }
+"norm last"  = { "model.block" = "conv-act-norm", "model.activation" = "relu" }
+"""
+
+
+def test_set_keeps_named_levels_by_their_labels_and_refuses_others(load):
+    [arm] = load(with_factors(NAMED), changes=["order=norm last"]).arms
+    assert (arm.levels, arm.recipe.model.block) == ({"order": "norm last"}, "conv-act-norm")
+    with pytest.raises(StudyError) as caught:
+        load(with_factors(NAMED), changes=["order=norm lst"])
+    assert str(caught.value) == (
+        "--set order=norm lst: 'norm lst' is no level of 'order'; did you mean 'norm last'? allowed: norm first, norm last"
+    )
+
+
 def test_a_definition_is_plain_json_that_tells_the_command(load):
     definition = load(TINY, changes=["augment=['flip', 'crop']"], seeds=3).definition()
     assert canonical_json(json.loads(json.dumps(definition))) == canonical_json(definition)

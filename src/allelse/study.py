@@ -180,7 +180,7 @@ def load(name_or_path: str | Path, *, quick: bool = False, seeds: int | None = N
     for change in changes:
         key, value = _parse_change(change)
         if key in factors:
-            factors.update(_factors({key: value if isinstance(value, list) else [value]}, Place(f"--set {change}", "", {})))
+            factors[key] = _replaced_levels(change, key, value, factors[key])
         else:
             _check_takes_effect(change, key, factors)
             with _placed(Place(f"--set {change}", "", {}), (key,)):
@@ -248,6 +248,20 @@ def _factors(raw: Mapping[str, Any], place: Place, under: str = "factors") -> di
                 path, f"{levels!r}; allowed: a list of levels, or a table of named levels with the keys each one sets"
             )
     return factors
+
+
+def _replaced_levels(
+    change: str, factor: str, value: Any, known: Mapping[Level, dict[str, Any]]
+) -> dict[Level, dict[str, Any]]:
+    """The levels that ``--set factor=value`` leaves: known ones by their labels, new ones where a level is a value."""
+    given = _factors({factor: value if isinstance(value, list) else [value]}, Place(f"--set {change}", "", {}))[factor]
+    if any(set(moved) != {factor} for moved in known.values()):  # named levels of several keys: nobody can make up a new one
+        for label in given:
+            if label not in known:
+                raise StudyError(
+                    f"--set {change}: {label!r} is no level of {factor!r}; {did_you_mean(label, [*map(str, known)])}"
+                )
+    return {label: known.get(label, moved) for label, moved in given.items()}
 
 
 def _label(level: Any) -> Level:
