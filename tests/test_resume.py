@@ -74,8 +74,10 @@ def test_ctrl_c_is_one_line_and_the_same_command_goes_on(uninterrupted, tmp_path
     with start(file, tmp_path / "out") as process:
         training(process)
         wait_for_a_checkpoint(tmp_path / "out")
+        process.send_signal(signal.SIGSTOP)  # so that it cannot end while the second command is tried
         second = allelse("run", file, "--out", tmp_path / "out", "--seeds", 3)
         process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGCONT)
         shown, said = process.communicate()
     assert (process.returncode, shown, said) == (130, "", "allelse: stopped; the same command goes on from here\n")
     # while it trained, it was the only one allowed to
