@@ -24,22 +24,23 @@ def gradients(findings: Findings) -> Chart | None:
         panels = [{layout.x: level} for level in ordered(findings.levels[layout.x])]
     chosen = few(panels, 3 if layout.x else MOST_PANELS)
     series = list(combinations_of(findings, [layout.series] if layout.series else []))[:MOST_SERIES]
-    drawn, counts, all_layers = [], [], [""]
+    drawn, counts = [], []
     measured = [
         (fixed, style, one, _by_layer(findings.results(whole_arm(findings, {**fixed, **one}))))
         for fixed in chosen
         for style, one in enumerate(series)
     ]
+    # Panels share one axis, which the longest network names; a shorter one leaves gaps, so that its head stands at "head".
+    all_layers = max((layers for *_, (layers, _, _) in measured), key=len, default=[])
     for fixed in chosen:
         lines = []
         for panel, style, one, (layers, first, last) in measured:
             if panel is fixed and layers:
-                # Panels share one axis: layers are counted from the input, and the longest network names them.
-                all_layers = layers if len(layers) > len(all_layers) else all_layers
+                places = [float(all_layers.index(layer)) if layer in all_layers else float(n) for n, layer in enumerate(layers)]
                 label = findings.arm_name(one) if one else "the only arm"
-                lines.append(_line(label, style, last, faint=False))
+                lines.append(_line(label, style, places, last, faint=False))
                 if not np.array_equal(first, last):
-                    lines.append(_line(label, style, first, faint=True))
+                    lines.append(_line(label, style, places, first, faint=True))
                 counts.append(len(last))
         if lines:
             drawn.append(Panel(findings.arm_name(fixed) if fixed else "", tuple(lines)))
@@ -67,12 +68,12 @@ def gradients(findings: Findings) -> Chart | None:
     )
 
 
-def _line(label: str, style: int, values: Floats, *, faint: bool) -> Line:
+def _line(label: str, style: int, places: Sequence[float], values: Floats, *, faint: bool) -> Line:
     logs = np.log(np.where(values > 0, values, np.nan))
     counted = np.isfinite(logs).sum(axis=0)
     mean = np.where(counted > 0, np.exp(np.nansum(logs, axis=0) / np.maximum(counted, 1)), np.nan)
     seeds = () if faint else tuple(map(tuple, values.tolist()))
-    return Line(label, style, tuple(map(float, range(values.shape[1]))), tuple(mean.tolist()), seeds=seeds, faint=faint)
+    return Line(label, style, tuple(places), tuple(mean.tolist()), seeds=seeds, faint=faint)
 
 
 def _by_layer(results: Sequence[RunResult]) -> tuple[list[str], Floats, Floats]:
