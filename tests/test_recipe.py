@@ -80,6 +80,12 @@ def test_a_recipe_survives_json(values):
     plain = one.model_dump(mode="json")
     assert recipe.Recipe.model_validate(json.loads(json.dumps(plain))) == one
     assert recipe.Recipe.model_validate(plain).model_dump(mode="json") == plain
+    assert recipe.Recipe.model_validate(json.loads(json.dumps(one.plain()))) == one
+
+
+def test_plain_values_name_the_parts_and_leave_defaults_out():
+    one = recipe.Recipe.model_validate({**MINIMAL, "epochs": 10, "model": {"norm": "batch", "activation": "prelu"}})
+    assert one.plain() == {**MINIMAL, "model": {"family": "convnet", "activation": {"name": "prelu"}}}
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ class RunSpec:
     arm: Mapping[str, Any]
     """level by factor, as shown in tables"""
     recipe: Mapping[str, Any]
-    """the whole recipe of this arm, as plain JSON values"""
+    """the recipe of this arm as plain JSON values: what differs from the defaults (``recipe.Part.plain``)"""
     seed: int
     """the replication; the same seed in two arms is a pair"""
 

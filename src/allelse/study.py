@@ -111,7 +111,7 @@ class Study:
     def runs(self) -> Iterator[RunSpec]:
         """Every run, arm by arm, seed by seed."""
         for arm in self.arms:
-            recipe = arm.recipe.model_dump(mode="json")
+            recipe = arm.recipe.plain()
             for seed in self.seeds:
                 yield RunSpec(dict(arm.levels), recipe, seed)
 
@@ -123,7 +123,7 @@ class Study:
             "seeds": list(self.seeds),
             "alpha": self.alpha,
             "factors": {factor: list(labels) for factor, labels in self.factors.items()},
-            "arms": [{"levels": dict(arm.levels), "recipe": arm.recipe.model_dump(mode="json")} for arm in self.arms],
+            "arms": [{"levels": dict(arm.levels), "recipe": arm.recipe.plain()} for arm in self.arms],
             "claims": [claim.model_dump(mode="json") for claim in self.claims],
             "references": [reference.model_dump(mode="json") for reference in self.references],
             "quick": self.quick,

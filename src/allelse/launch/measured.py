@@ -40,7 +40,7 @@ class Speeds:
                 "torch": torch.__version__,
                 "allelse": allelse.__version__,
                 "dtype": str(engine.compute_dtype(recipe.precision, self.device)),
-                "recipe": {name: pack.recipe[name] for name in ("model", "batch_size", "augment")},
+                "recipe": recipe.model_dump(mode="json", include={"model", "batch_size", "augment"}),
                 "optimizer": recipe.optimizer.name,
                 "images": [*dataset.train_images.shape, len(dataset.classes)],
                 "replicas": len(pack.runs),

@@ -15,6 +15,9 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
+NAMING = ("name", "family")
+"""Fields that say which part this is; they are written also where they are the default."""
+
 
 class Part(BaseModel):
     """Base of every recipe part: frozen, no unknown keys, no silent change of type."""
@@ -30,6 +33,23 @@ class Part(BaseModel):
                     "unknown_key", "unknown key; {allowed}", {"key": key, "allowed": did_you_mean(key, list(cls.model_fields))}
                 )
         return value
+
+    def plain(self) -> dict[str, Any]:
+        """What names this part and what differs from its defaults, as plain JSON values that ``model_validate`` takes back.
+
+        Runs are identified by these, so that a later version may add fields without making every run another one.
+        """
+        return {
+            name: _plain(getattr(self, name))
+            for name, field in type(self).model_fields.items()
+            if name in NAMING or getattr(self, name) != field.get_default()
+        }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Part):
+        return value.plain()
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _name_to_table(value: Any) -> Any:
