@@ -8,7 +8,7 @@ import torch
 from engine_support import CPU, SEEDS, draws_of, epoch_batches, slow_batch, tiny_recipe, toy_dataset
 
 from allelse import recipe
-from allelse.engine.batches import ImageFeed, scale_of
+from allelse.engine.batches import ImageFeed, TrainingBatches, scale_of
 
 AUGMENTATIONS = {
     "none": [],
@@ -28,6 +28,17 @@ def feed_of(dataset, values: recipe.Recipe, dtype=torch.float64) -> tuple[ImageF
     return feed, cutout.size if cutout else 0
 
 
+def batches_of(feed, draws, batch_size, dtype, cutout):
+    """Every batch of an epoch; a place that is a tensor, as in a CUDA graph, gives the same."""
+    batches = TrainingBatches(feed, batch_size, dtype, cutout)
+    batches.load(draws[::-1])  # an epoch before, which must leave no trace
+    batches.load(draws)
+    found = [batches.at(place) for place in range(len(draws[0].order) // batch_size)]
+    for place, batch in enumerate(found):
+        assert all(map(torch.equal, batches.at(torch.tensor([place])), batch))
+    return found
+
+
 @pytest.mark.parametrize("augment", AUGMENTATIONS)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_replica_sees_its_own_images_in_its_own_channels(augment, channels):
@@ -35,7 +46,7 @@ def test_every_replica_sees_its_own_images_in_its_own_channels(augment, channels
     values = recipe.Recipe.model_validate(tiny_recipe(augment=AUGMENTATIONS[augment], batch_size=5))
     feed, cutout = feed_of(dataset, values)
     draws = [draws_of(values, dataset, seed, epoch=4) for seed in SEEDS]
-    batches = list(feed.training_batches(draws, 5, torch.float64, cutout))
+    batches = batches_of(feed, draws, 5, torch.float64, cutout)
     assert len(batches) == 4
     for replica, seed in enumerate(SEEDS):
         expected = epoch_batches(values, dataset, seed, 4)
@@ -70,7 +81,7 @@ def test_an_epoch_shows_every_image_of_the_subset_once_but_for_the_tail():
         unique = np.arange(60, dtype=np.uint8)[:, None, None, None]  # one grey pixel that says which image it is
         scale = (torch.zeros(1), torch.ones(1))
         feed = ImageFeed(unique, dataset.train_labels, 0, scale, CPU)
-        batches = feed.training_batches(draws[:1], batch_size, torch.float32, 0)
+        batches = batches_of(feed, draws[:1], batch_size, torch.float32, 0)
         seen = torch.cat([x.flatten() for x, _ in batches]).long().numpy()
         assert np.array_equal(seen, draws[0].order[:kept])
 

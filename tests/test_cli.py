@@ -96,7 +96,7 @@ def test_plan_shows_arms_packs_time_and_what_differs(finished, monkeypatch):
     assert ended.code == 0
     lines = [" ".join(line.split()) for line in ended.out.splitlines()]
     assert lines[0] == "tiny: Is ReLU above sigmoid?"
-    assert lines[1] == "activation parameters lr packs img/s time"
+    assert lines[1] == "activation parameters lr packs computed img/s time"
     # 4·9 + 4 convolution, 4 + 4 norm, 4·10 + 10 head
     assert lines[3:5] == ["sigmoid 98 0.01 2×1 2,000,000 0 s", "relu 98 0.01 2×1 2,000,000 0 s"]
     assert "model.activation.name: sigmoid, relu" in lines

@@ -3,9 +3,11 @@
 import json
 
 import pytest
+import torch
 from study_support import PLAIN, TINY, Quiet, changed, run, statuses, write_study
 
 from allelse import engine, launch, store, study
+from allelse.errors import StoreError
 from allelse.launch import local
 from allelse.plan import GAIN_TO_PACK_MORE
 
@@ -92,6 +94,60 @@ def test_a_stored_plan_is_kept_when_the_device_would_now_be_packed_otherwise(tmp
         run(file, out)
     monkeypatch.setattr(local.Speeds, "images_per_second", lambda self, pack: pytest.fail("it measured again"))
     assert run(file, out).runs_by_status == {"done": 4}
+
+
+class OneRunFits:
+    """A device whose memory holds one run; says which packs were trained on it."""
+
+    def __init__(self, monkeypatch, error):
+        self.trained, real = [], engine.train_pack
+
+        def train_pack(pack, *rest):
+            if len(pack.runs) > 1:
+                raise error
+            self.trained.append(pack)
+            return real(pack, *rest)
+
+        monkeypatch.setattr(engine, "train_pack", train_pack)
+
+
+@pytest.mark.usefixtures("one_pack_an_arm")
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+    ids=["cuda", "cpu"],
+)
+def test_a_pack_that_does_not_fit_in_memory_is_halved_and_goes_on(error, tmp_path, monkeypatch):
+    device, watcher = OneRunFits(monkeypatch, error), Quiet()
+    loaded = study.load(write_study(tmp_path), seeds=3)
+    outcome = launch.run_study(loaded, tmp_path / "out", "cpu", watcher)
+    assert outcome.runs_by_status == {"done": 6}
+    assert [pack.runs[0] for pack in device.trained] == list(loaded.runs())
+    assert watcher.seconds == pytest.approx(watcher.plan.seconds)
+    assert sum("do not fit in memory" in line for line in watcher.said) == 4  # 3 → 1 + 2, 2 → 1 + 1, for both arms
+    with store.read(tmp_path / "out") as opened:
+        assert [len(planned["runs"]) for planned in opened.plan["packs"]] == [1] * 6
+        assert opened.plan["machine"]
+
+
+def test_one_run_that_does_not_fit_is_recorded(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "train_pack", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("out of memory")))
+    assert run(write_study(tmp_path), tmp_path / "out").runs_by_status == {"failed": 4}
+
+
+@pytest.mark.usefixtures("one_pack_an_arm")
+def test_a_plan_is_not_changed_by_other_options(tmp_path):
+    loaded = study.load(write_study(tmp_path))
+    alone = launch.Computing(pack=False)
+    launch.run_study(loaded, tmp_path / "out", "cpu", Quiet(), alone)
+    with store.read(tmp_path / "out") as opened:
+        assert [len(planned["runs"]) for planned in opened.plan["packs"]] == [1] * 4
+    with pytest.raises(StoreError, match=r"was planned with --no-pack, .* go on with --no-pack, or give a new folder"):
+        launch.run_study(loaded, tmp_path / "out", "cpu", Quiet())
+    assert launch.run_study(loaded, tmp_path / "out", "cpu", Quiet(), alone).runs_by_status == {"done": 4}
 
 
 def test_a_diverged_run_is_final_and_has_no_accuracy(tmp_path):

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from study_support import PLAIN, TINY, changed, write_study
 
-from allelse import data, study
+from allelse import data, plan, study
 from allelse.errors import DataError, StudyError
-from allelse.plan import GAIN_TO_PACK_MORE, Plan, check_arm, choose_replicas, differing_keys, make_plan
+from allelse.plan import GAIN_TO_PACK_MORE, Plan, check_arm, differing_keys
+from allelse.records import Way
 
 
 @pytest.fixture
@@ -22,8 +23,13 @@ def digits():
     return data.load("digits")
 
 
-def any_size(alone: float) -> float:
-    return float("inf")
+SERIAL = Way()
+GPU = (Way("grouped", True), Way("branches", True), Way("im2col", True))
+
+
+def choose(runs, rate_of, seconds=1e9, ways=(SERIAL,)):
+    """A choice where the rate depends on the size alone, for a training that is long enough to measure everything."""
+    return plan.choose(runs, lambda size, way: rate_of(size), lambda rate: seconds, 1, ways)
 
 
 RATES = st.lists(st.floats(0.01, 1e6), min_size=65, max_size=65)
@@ -37,39 +43,67 @@ def test_no_pack_size_is_taken_that_was_measured_slower_than_serial(seeds, rates
         measured[size] = rates[size]
         return rates[size]
 
-    replicas, rate = choose_replicas(seeds, rate_of, any_size)
-    assert 1 <= replicas <= seeds
-    assert rate == rates[replicas]
-    assert replicas == 1 or rate >= GAIN_TO_PACK_MORE * rates[1]
-    assert all(rate * GAIN_TO_PACK_MORE >= measured[size] for size in measured if size >= replicas)
+    choice = choose(seeds, rate_of)
+    assert 1 <= choice.replicas <= seeds
+    assert choice.rate == rates[choice.replicas]
+    assert choice.replicas == 1 or choice.rate >= GAIN_TO_PACK_MORE * rates[1]
+    assert all(choice.rate * GAIN_TO_PACK_MORE >= measured[size] for size in measured if size >= choice.replicas)
 
 
-@given(seeds=st.integers(1, 64))
-def test_packs_grow_to_all_seeds_while_that_pays(seeds):
-    assert choose_replicas(seeds, lambda size: 100.0 * size, any_size)[0] == seeds
+@given(seeds=st.integers(1, 64), ways=st.sampled_from([(SERIAL,), GPU]))
+def test_packs_grow_to_all_seeds_while_that_pays(seeds, ways):
+    assert choose(seeds, lambda size: 100.0 * size, ways=ways).replicas == seeds
 
 
-@given(seeds=st.integers(1, 64))
-def test_a_gain_within_the_noise_does_not_pay(seeds):
-    assert choose_replicas(seeds, lambda size: 100.0 + 0.01 * size, any_size)[0] == 1
+@given(seeds=st.integers(1, 64), ways=st.sampled_from([(SERIAL,), GPU]))
+def test_a_gain_within_the_noise_does_not_pay(seeds, ways):
+    assert choose(seeds, lambda size: 100.0 + 0.01 * size, ways=ways).replicas == 1
 
 
 @given(seeds=st.integers(2, 64))
 def test_the_search_ends_with_the_first_size_that_is_clearly_slower(seeds):
     asked = []
-    choose_replicas(seeds, lambda size: asked.append(size) or 100.0 / size, any_size)
+    choose(seeds, lambda size: asked.append(size) or 100.0 / size)
     assert len(asked) == 2
 
 
 def test_a_size_that_costs_too_much_to_measure_is_not_tried():
     asked = []
-    assert choose_replicas(16, lambda size: asked.append(size) or 100.0 * size, lambda alone: alone / 25)[0] == 4
+    # 100 images a second alone: five steps of a pack of 8 take 0.4 s, which is more than 3 % of 10 s
+    assert choose(16, lambda size: asked.append(size) or 100.0 * size, seconds=10).replicas == 4
+    assert asked == [1, 2, 4]
+
+
+def test_measuring_ends_when_it_has_cost_its_share(monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr(plan.time, "perf_counter", lambda: float(next(clock)))  # every look at it takes a second
+    asked = []
+    choose(64, lambda size: asked.append(size) or 1e6 * size, seconds=100.0)  # 3 seconds
     assert asked == [1, 2, 4]
 
 
 def test_a_network_that_cannot_be_measured_is_trained_alone():
-    assert choose_replicas(16, lambda size: None, any_size) == (1, None)
-    assert choose_replicas(16, lambda size: 50.0 if size == 1 else None, any_size) == (1, 50.0)
+    assert choose(16, lambda size: None) == plan.Choice(1, SERIAL, None)
+    assert choose(16, lambda size: 50.0 if size == 1 else None) == plan.Choice(1, SERIAL, 50.0)
+
+
+@pytest.mark.parametrize("fastest", GPU)
+def test_the_fastest_way_is_taken(fastest):
+    def rate_of(size, way):
+        return 100.0 * size * (2 if way == fastest else 1)
+
+    choice = plan.choose(10, rate_of, lambda rate: 1e9, 1, GPU)
+    assert choice == plan.Choice(10, fastest, 2000.0)
+
+
+def test_a_way_that_fails_is_passed_over_and_a_pack_that_does_not_fit_is_tried_smaller():
+    rate_from_pack = {(1, GPU[0]): 10.0, (4, GPU[2]): 30.0}
+    assert plan.choose(10, lambda *pack: rate_from_pack.get(pack), lambda rate: 1e9, 1, GPU) == plan.Choice(4, GPU[2], 30.0)
+
+
+def test_a_device_that_cannot_record_graphs_trains_without():
+    rate_from_pack = {(1, SERIAL): 10.0, (10, SERIAL): 30.0}
+    assert plan.choose(10, lambda *pack: rate_from_pack.get(pack), lambda rate: 1e9, 1, GPU).way == SERIAL
 
 
 @pytest.mark.parametrize(
@@ -77,8 +111,12 @@ def test_a_network_that_cannot_be_measured_is_trained_alone():
 )
 def test_sizes_about_double_and_share_the_seeds_out_evenly(seeds, sizes):
     asked = []
-    choose_replicas(seeds, lambda size: asked.append(size) or float(100 * size), any_size)
+    choose(seeds, lambda size: asked.append(size) or float(100 * size))
     assert asked == sizes
+
+
+def make_plan(loaded, dataset, measure, **options):
+    return plan.make_plan(loaded, lambda arm: dataset, measure, (SERIAL,), **options)
 
 
 @pytest.mark.parametrize(
@@ -86,28 +124,56 @@ def test_sizes_about_double_and_share_the_seeds_out_evenly(seeds, sizes):
 )
 def test_packs_hold_every_run_once_in_even_shares(load, digits, seeds, fastest, shares):
     loaded = load(seeds=seeds)
-    plan = make_plan(loaded, lambda arm: digits, lambda pack: 1e6 * len(pack.runs) if len(pack.runs) <= fastest else 1.0)
-    packed = [run for planned in plan.packs for run in planned.pack.runs]
+    made = make_plan(loaded, digits, lambda pack: 1e6 * len(pack.runs) if len(pack.runs) <= fastest else 1.0)
+    packed = [run for planned in made.packs for run in planned.pack.runs]
     assert packed == list(loaded.runs())
-    assert [len(planned.pack.runs) for planned in plan.packs] == [*shares, *shares]
-    assert all(len({json.dumps(dict(run.arm)) for run in planned.pack.runs}) == 1 for planned in plan.packs)
+    assert [len(planned.pack.runs) for planned in made.packs] == [*shares, *shares]
+    assert all(len({json.dumps(dict(run.arm)) for run in planned.pack.runs}) == 1 for planned in made.packs)
 
 
 def test_a_plan_comes_back_from_its_json(load, digits):
     loaded = load(seeds=5)
-    plan = make_plan(loaded, lambda arm: digits, lambda pack: 1e6 * len(pack.runs))
-    again = Plan.from_json(json.loads(json.dumps(plan.to_json())), loaded)
-    assert again == plan
-    assert [planned.pack.id for planned in again.packs] == [planned.pack.id for planned in plan.packs]
+    made = make_plan(loaded, digits, lambda pack: 1e6 * len(pack.runs))
+    again = Plan.from_json(json.loads(json.dumps(made.to_json())), loaded)
+    assert again == made
+    assert [planned.pack.id for planned in again.packs] == [planned.pack.id for planned in made.packs]
 
 
 def test_the_estimate_is_the_work_over_the_measured_speed(load, digits):
-    plan = make_plan(load(seeds=4), lambda arm: digits, lambda pack: 5e5 * len(pack.runs))
+    made = make_plan(load(seeds=4), digits, lambda pack: 5e5 * len(pack.runs))
     # a pack of 4: two epochs of 100 training and 359 test images, at the end 100 and three times 359; a forward is a third
     work = 4 * (2 * (100 + 359 / 3) + (100 + 3 * 359) / 3)
-    assert [planned.seconds for planned in plan.packs] == pytest.approx([work / 2e6] * 2)
-    assert plan.seconds == pytest.approx(2 * work / 2e6)
-    assert [planned.images_per_second for planned in plan.packs] == [2e6, 2e6]
+    assert [planned.seconds for planned in made.packs] == pytest.approx([work / 2e6] * 2)
+    assert made.seconds == pytest.approx(2 * work / 2e6)
+    assert [planned.images_per_second for planned in made.packs] == [2e6, 2e6]
+
+
+def test_no_packs_where_they_are_not_wanted(load, digits):
+    made = make_plan(load(seeds=4), digits, lambda pack: 1e6 * len(pack.runs), most=1)
+    assert {len(planned.pack.runs) for planned in made.packs} == {1}
+
+
+def test_arms_that_differ_in_learning_rate_alone_share_packs(load, digits):
+    factors = '[factors]\n"optimizer.lr" = [0.1, 0.2]\nbatch_size = [10, 20]\n'
+    loaded = load(PLAIN.split("[factors]")[0] + factors, seeds=3)
+    made = make_plan(loaded, digits, lambda pack: 1e6 * len(pack.runs))
+    assert [sorted({(run.arm["batch_size"], run.arm["optimizer.lr"]) for run in p.pack.runs}) for p in made.packs] == [
+        [(10, 0.1), (10, 0.2)],
+        [(20, 0.1), (20, 0.2)],
+    ]
+    assert [len(planned.pack.runs) for planned in made.packs] == [6, 6]
+    assert Plan.from_json(made.to_json(), loaded) == made
+
+
+def test_halves_hold_the_runs_of_the_whole_and_take_as_long(load, digits):
+    loaded = load(seeds=5)
+    made = make_plan(loaded, digits, lambda pack: 1e6 * len(pack.runs))
+    halves = plan.halve(made.packs[0])
+    assert [len(half.pack.runs) for half in halves] == [2, 3]
+    assert halves[0].pack.runs + halves[1].pack.runs == made.packs[0].pack.runs
+    replanned = made.with_halves(made.packs[0], halves)
+    assert replanned.seconds == pytest.approx(made.seconds)
+    assert [planned.pack for planned in replanned.packs] == [*(half.pack for half in halves), made.packs[1].pack]
 
 
 def test_a_batch_may_be_as_large_as_the_data_and_no_larger(load, digits):

@@ -53,7 +53,7 @@ def test_the_validation_split_is_scored_and_never_trained_on():
     training = trained(pack_of(values), dataset)
     held_out = training.validation_index.flatten().tolist()
     assert len(held_out) == len(set(held_out)) == 12
-    for subset, drawn in zip(training.subsets, training.draw(), strict=True):
+    for subset, drawn in zip(training.subsets, training.draw(0), strict=True):
         assert not set(held_out) & set(subset)
         assert not set(held_out) & set(drawn.order)
         assert len(subset) == 48

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from math import ceil, prod
 from typing import Any
@@ -12,7 +14,7 @@ from allelse import data
 from allelse.errors import StudyError
 from allelse.models import Layer, layer_table
 from allelse.recipe import MLP
-from allelse.records import Pack, RunSpec, canonical_json
+from allelse.records import Pack, RunSpec, Way, canonical_json
 from allelse.study import Arm, Study
 
 Measure = Callable[[Pack], float | None]
@@ -25,7 +27,10 @@ CLEARLY_SLOWER = 0.85
 MEASURED_STEPS = 5
 MEASURING_SHARE = 0.03
 MEASURING_SECONDS = 0.3
-"""Trying a larger pack may cost this share of an arm's training, and always this long."""
+"""Trying larger packs may cost this share of the training that they are for, and always this long."""
+
+NUMBERS = ("optimizer.lr", "optimizer.weight_decay")
+"""Recipe keys that may differ between the runs of a pack: each replica then has an optimiser of its own."""
 
 FORWARD_SHARE = 1 / 3
 """What evaluating an image costs against training on it: one pass forward against one forward and two back."""
@@ -51,12 +56,18 @@ class Plan:
     def seconds(self) -> float:
         return sum(planned.seconds for planned in self.packs)
 
+    def with_halves(self, planned: PlannedPack, halves: tuple[PlannedPack, PlannedPack]) -> Plan:
+        """This plan with one pack cut in two."""
+        at = self.packs.index(planned)
+        return Plan((*self.packs[:at], *halves, *self.packs[at + 1 :]))
+
     def to_json(self) -> dict[str, Any]:
         """Plain values that ``from_json`` takes back with the study."""
         return {
             "packs": [
                 {
                     "runs": [run.id for run in planned.pack.runs],
+                    "way": asdict(planned.pack.way),
                     "images_per_second": planned.images_per_second,
                     "seconds": planned.seconds,
                 }
@@ -70,57 +81,95 @@ class Plan:
         return cls(
             tuple(
                 PlannedPack(
-                    Pack(tuple(run_from_id[run] for run in packed["runs"])), packed["images_per_second"], packed["seconds"]
+                    Pack(tuple(run_from_id[run] for run in packed["runs"]), Way(**packed["way"])),
+                    packed["images_per_second"],
+                    packed["seconds"],
                 )
                 for packed in values["packs"]
             )
         )
 
 
-def make_plan(study: Study, dataset_from_arm: Callable[[Arm], data.Dataset], measure: Measure) -> Plan:
-    """Group the runs of each arm into packs of the size that is fastest on this device.
+def make_plan(
+    study: Study,
+    dataset_from_arm: Callable[[Arm], data.Dataset],
+    measure: Measure,
+    ways: Sequence[Way],
+    most: int | None = None,
+) -> Plan:
+    """Group the runs into packs of the size, and computed in the way, that is fastest on this device.
+
+    Arms that differ only in numbers that replicas may have of their own (``NUMBERS``) share packs.
+
+    Arguments:
+        study: what is to be run.
+        dataset_from_arm: the data of an arm, loaded.
+        measure: how fast a pack trains here.
+        ways: the candidates, the one for a lone network first.
+        most: runs in a pack at most, when not as many as pay.
 
     Raises:
         StudyError, DataError: an arm does not fit its data.
     """
-    runs_from_arm = _runs_by_arm(study)
     planned = []
-    choice_from_work: dict[str, tuple[int, float | None]] = {}
-    for arm, runs in zip(study.arms, runs_from_arm, strict=True):
+    choice_from_work: dict[str, Choice] = {}
+    for arm, runs in _runs_of_alike_arms(study):
         dataset = dataset_from_arm(arm)
         check_arm(arm, dataset)
         # Arms that do the same work share one choice, so that pairs are packed alike and equal networks are equal to the bit.
-        work = _work(arm, dataset)
+        work = canonical_json([_work(arm, dataset), len(runs)])
         if work not in choice_from_work:
-            choice_from_work[work] = choose_replicas(
-                len(runs),
+            choice_from_work[work] = choose(
+                min(len(runs), most or len(runs)),
                 partial(_measure_first, measure, runs),
-                partial(_most_worth_measuring, arm, dataset, len(runs)),
+                partial(_seconds, arm, dataset, len(runs)),
+                arm.recipe.batch_size,
+                ways,
             )
-        replicas, rate = choice_from_work[work]
-        for pack in _cut(runs, ceil(len(runs) / replicas)):
-            planned.append(PlannedPack(pack, rate, _seconds(arm, dataset, len(pack.runs), rate)))
+        choice = choice_from_work[work]
+        for part in _cut(runs, ceil(len(runs) / choice.replicas)):
+            pack = Pack(part, choice.way)
+            planned.append(PlannedPack(pack, choice.rate, _seconds(arm, dataset, len(part), choice.rate)))
     return Plan(tuple(planned))
 
 
-def _work(arm: Arm, dataset: data.Dataset) -> str:
+def halve(planned: PlannedPack) -> tuple[PlannedPack, PlannedPack]:
+    """Two packs of half the runs each, for a pack that does not fit in memory."""
+    pack = planned.pack
+
+    def half(runs: tuple[RunSpec, ...]) -> PlannedPack:
+        share = len(runs) / len(pack.runs)
+        return PlannedPack(Pack(runs, pack.way), planned.images_per_second, planned.seconds * share)
+
+    first, second = map(half, _cut(pack.runs, 2))
+    return first, second
+
+
+def _work(arm: Arm, dataset: data.Dataset) -> Any:
     """What an arm computes in a step, but for the order and the kind of its activation."""
     recipe = arm.recipe.model_dump(mode="json")
     kept = {
         key: recipe[key] for key in ("dataset", "image_size", "batch_size", "augment", "precision", "epochs", "train_per_class")
     }
     shapes = [[layer.name, layer.shape] for layer in layers(arm, dataset)]
-    return canonical_json([kept, recipe["model"]["norm"], recipe["optimizer"]["name"], shapes])
+    return [kept, recipe["model"]["norm"], recipe["optimizer"]["name"], shapes]
 
 
-def _measure_first(measure: Measure, runs: tuple[RunSpec, ...], size: int) -> float | None:
-    return measure(Pack(runs[:size]))
+def _runs_of_alike_arms(study: Study) -> list[tuple[Arm, tuple[RunSpec, ...]]]:
+    """The runs of arms whose recipes differ in nothing but ``NUMBERS``, with the first of those arms, in the study's order."""
+    arm_from_levels = {canonical_json(arm.levels): arm for arm in study.arms}
+    runs_from_recipe: dict[str, list[RunSpec]] = {}
+    for run in study.runs():
+        recipe = copy.deepcopy(arm_from_levels[canonical_json(run.arm)].recipe.model_dump(mode="json"))
+        for number in NUMBERS:
+            part, key = number.split(".")
+            del recipe[part][key]
+        runs_from_recipe.setdefault(canonical_json(recipe), []).append(run)
+    return [(arm_from_levels[canonical_json(runs[0].arm)], tuple(runs)) for runs in runs_from_recipe.values()]
 
 
-def _most_worth_measuring(arm: Arm, dataset: data.Dataset, runs: int, rate: float) -> float:
-    """The largest pack whose few timed steps take no more than their share of the arm's whole training."""
-    seconds_a_replica = MEASURED_STEPS * arm.recipe.batch_size / rate
-    return max(MEASURING_SHARE * _seconds(arm, dataset, runs, rate), MEASURING_SECONDS) / seconds_a_replica
+def _measure_first(measure: Measure, runs: tuple[RunSpec, ...], size: int, way: Way) -> float | None:
+    return measure(Pack(runs[:size], way))
 
 
 def check_arm(arm: Arm, dataset: data.Dataset) -> None:
@@ -157,49 +206,74 @@ def parameters(arm: Arm, dataset: data.Dataset) -> int:
     return sum(prod(layer.shape) for layer in layers(arm, dataset))
 
 
-def choose_replicas(
-    seeds: int, rate_of: Callable[[int], float | None], most: Callable[[float], float]
-) -> tuple[int, float | None]:
-    """The pack size that trains most images a second, and that rate.
+@dataclass(frozen=True)
+class Choice:
+    """How runs are packed."""
 
-    Sizes about double from 1; the search ends with the first that is clearly slower than the best so far.
+    replicas: int
+    way: Way
+    rate: float | None
+    """images a second over all replicas, or ``None`` when nothing could be measured"""
+
+
+def choose(
+    runs: int,
+    rate_of: Callable[[int, Way], float | None],
+    seconds_at: Callable[[float], float],
+    batch_size: int,
+    ways: Sequence[Way],
+) -> Choice:
+    """The pack size and the way that train most images a second.
+
+    Sizes about double, and each is tried in every way; the search ends with the first size that is clearly slower than the
+    best so far, or when it has cost its share of the training.
 
     Arguments:
-        seeds: runs to share out.
+        runs: to share out.
         rate_of: images a second of a pack of this size, or ``None`` when it cannot be measured.
-        most: from the rate of a pack of one, the largest size that is worth measuring.
+        seconds_at: how long all of the training takes at so many images a second.
+        batch_size: images a step and replica.
+        ways: the candidates, the one for a lone network first.
     """
-    alone = rate_of(1)
+    lone, alone = ways[0], rate_of(1, ways[0])
+    if alone is None and lone != Way():  # a device that cannot record graphs trains without
+        ways, lone = (Way(),), Way()
+        alone = rate_of(1, lone)
     if alone is None:
-        return 1, None
-    best, best_rate = 1, alone
-    for size in _sizes(seeds):
-        rate = rate_of(size) if size <= most(alone) else None
-        if rate is None or rate < best_rate * CLEARLY_SLOWER:
+        return Choice(1, lone, None)
+    best, best_rate = Choice(1, lone, alone), alone
+    begun = time.perf_counter()
+    # With several ways this is a GPU: there the largest pack is hardly ever slower, and it comes first; a smaller one is only
+    # tried when it does not fit.
+    sizes = list(_sizes(runs)) if len(ways) == 1 else list(_sizes(runs))[::-1]
+    for size in sizes:
+        fastest = 0.0
+        for way in (*ways[1:], lone):
+            may_cost = max(MEASURING_SHARE * seconds_at(best_rate), MEASURING_SECONDS)
+            if time.perf_counter() - begun + MEASURED_STEPS * batch_size * size / alone > may_cost:
+                return best
+            rate = rate_of(size, way) or 0.0
+            fastest = max(fastest, rate)
+            if rate >= best_rate * GAIN_TO_PACK_MORE:
+                best, best_rate = Choice(size, way, rate), rate
+        if fastest > 0 if len(ways) > 1 else fastest < best_rate * CLEARLY_SLOWER:
             break
-        if rate >= best_rate * GAIN_TO_PACK_MORE:
-            best, best_rate = size, rate
-    return best, best_rate
+    return best
 
 
-def _sizes(seeds: int) -> Iterator[int]:
-    """Pack sizes above 1 that share ``seeds`` out evenly, each at least twice the one before, and all of them together."""
+def _sizes(runs: int) -> Iterator[int]:
+    """Pack sizes above 1 that share ``runs`` out evenly, each at least twice the one before, and all of them together."""
     size = 1
-    for packs in range(seeds, 0, -1):
-        even = ceil(seeds / packs)
+    for packs in range(runs, 0, -1):
+        even = ceil(runs / packs)
         if even >= 2 * size or (packs == 1 and even > size):
             yield even
             size = even
 
 
-def _cut(runs: tuple[RunSpec, ...], packs: int) -> Iterator[Pack]:
+def _cut(runs: tuple[RunSpec, ...], packs: int) -> Iterator[tuple[RunSpec, ...]]:
     for number in range(packs):
-        yield Pack(runs[number * len(runs) // packs : (number + 1) * len(runs) // packs])
-
-
-def _runs_by_arm(study: Study) -> list[tuple[RunSpec, ...]]:
-    runs = list(study.runs())
-    return [tuple(runs[first : first + len(study.seeds)]) for first in range(0, len(runs), len(study.seeds))]
+        yield runs[number * len(runs) // packs : (number + 1) * len(runs) // packs]
 
 
 def _seconds(arm: Arm, dataset: data.Dataset, replicas: int, rate: float | None) -> float:

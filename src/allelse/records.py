@@ -79,12 +79,31 @@ class RunSpec:
         return digest({"arm": self.arm, "recipe": self.recipe, "seed": self.seed})
 
 
+Convolution = Literal["grouped", "im2col", "branches"]
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a pack is computed. All ways do the same mathematics; which is fastest depends on device, batch and shapes."""
+
+    convolution: Convolution = "grouped"
+    """``grouped``: one convolution with R groups; ``im2col``: patches and one batched matrix product, with its own backward;
+    ``branches``: each replica a network of its own, side by side"""
+    graph: bool = False
+    """whether whole training steps are recorded as CUDA graphs and replayed"""
+
+    def in_words(self, replicas: int) -> str:
+        """For tables: 'serial', 'grouped', 'im2col + graph'."""
+        return ("serial" if replicas == 1 else self.convolution) + (" + graph" if self.graph else "")
+
+
 @dataclass(frozen=True)
 class Pack:
     """Runs that are trained together as one network with a replica dimension R = ``len(runs)``."""
 
     runs: tuple[RunSpec, ...]
-    """runs of one arm, one a replica, in this order"""
+    """one a replica, in this order: of one arm, or of arms that differ in numbers that replicas may have of their own"""
+    way: Way = Way()
 
     @property
     def id(self) -> str:

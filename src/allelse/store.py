@@ -78,6 +78,11 @@ class Store:
                 [(run, place, json.dumps(dict(arm), ensure_ascii=False), seed) for place, (run, arm, seed) in enumerate(runs)],
             )
 
+    def replan(self, plan: Mapping[str, Any]) -> None:
+        """Store a plan of the same runs in place of the one before."""
+        with _explained(self.folder), self._connection:
+            self._connection.execute("UPDATE meta SET value = ? WHERE key = 'plan'", (json.dumps(plan),))
+
     def record(self, results: Sequence[RunResult]) -> None:
         """Store the results of one pack, all of them or none."""
         with _explained(self.folder), self._connection:

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from allelse.blocks.im2col import conv2d_by_patches
+
 Fill = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
 
@@ -47,6 +49,8 @@ class Conv2d(Stacked):
         super().__init__(replicas)
         shape = (channels_out, channels_in, kernel, kernel)
         self.padding = kernel // 2
+        self.by_patches = False
+        """compute by im2col and a batched product (``im2col``) instead of a grouped convolution"""
         self.add_parameter("weight", shape, uniform(prod(shape[1:])))
         if bias:
             self.add_parameter("bias", (channels_out,), uniform(prod(shape[1:])))
@@ -54,6 +58,9 @@ class Conv2d(Stacked):
             self.register_parameter("bias", None)
 
     def forward(self, x_NRCHW: Tensor) -> Tensor:
+        if self.by_patches:
+            out_NRDHW = conv2d_by_patches(x_NRCHW, self.weight.to(x_NRCHW.dtype))
+            return out_NRDHW if self.bias is None else out_NRDHW + self.bias.to(x_NRCHW.dtype).view(-1, 1, 1)
         weight = self.weight.flatten(0, 1).to(x_NRCHW.dtype)
         bias = None if self.bias is None else self.bias.flatten().to(x_NRCHW.dtype)
         return F.conv2d(x_NRCHW, weight, bias, padding=self.padding, groups=self.replicas)

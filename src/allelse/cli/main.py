@@ -30,6 +30,8 @@ Changes = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe key, or a factor's levels; may be repeated."),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
+NoPack = Annotated[bool, typer.Option("--no-pack", help="Train every run alone, to check that packs change nothing.")]
+NoGraph = Annotated[bool, typer.Option("--no-graph", help="Record no CUDA graphs, to check that they change nothing.")]
 
 STOPPED = 130
 """the exit code after Ctrl-C"""
@@ -90,16 +92,23 @@ def new(file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to writ
 
 @app.command()
 def plan(
-    study_name: StudyName, quick: QuickFlag = False, seeds: Seeds = None, changes: Changes = None, device: Device = "auto"
+    study_name: StudyName,
+    quick: QuickFlag = False,
+    seeds: Seeds = None,
+    changes: Changes = None,
+    device: Device = "auto",
+    no_pack: NoPack = False,
+    no_graph: NoGraph = False,
 ) -> None:
     """What a study would run: arms, what differs between them, packs, estimated time. Trains nothing but a few timed steps."""
     from allelse import engine, study
     from allelse.cli import tables
-    from allelse.launch import dataset_of, plan_study
+    from allelse.launch import Computing, dataset_of, plan_study
 
     loaded = study.load(study_name, quick=quick, seeds=seeds, changes=changes or ())
     torch_device = engine.find_device(device)
-    tables.show_plan(loaded, plan_study(loaded, torch_device), dataset_of, engine.describe_device(torch_device))
+    planned = plan_study(loaded, torch_device, Computing(not no_pack, not no_graph))
+    tables.show_plan(loaded, planned, dataset_of, engine.describe_device(torch_device))
 
 
 @app.command()
@@ -110,18 +119,20 @@ def run(
     changes: Changes = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Output folder; runs/NAME when left out.")] = None,
     device: Device = "auto",
+    no_pack: NoPack = False,
+    no_graph: NoGraph = False,
 ) -> None:
     """Train a study, or go on where it stopped; show its table and verdicts, and write its report."""
     from allelse import store, study
     from allelse.cli import tables
     from allelse.cli.progress import Screen
-    from allelse.launch import run_study
+    from allelse.launch import Computing, run_study
     from allelse.report import judge, write_report
 
     loaded = study.load(study_name, quick=quick, seeds=seeds, changes=changes or ())
     folder = out or Path("runs") / loaded.name
     with Screen() as screen:
-        outcome = run_study(loaded, folder, device, screen)
+        outcome = run_study(loaded, folder, device, screen, Computing(not no_pack, not no_graph))
     with store.read(folder) as opened:
         tables.show_results(opened)
         tables.show_verdicts(judge(opened))

@@ -18,8 +18,9 @@ from allelse.cli.progress import duration
 from allelse.data import Dataset, Entry
 from allelse.errors import StoreError, StudyError
 from allelse.recipe import Recipe
+from allelse.records import Pack, canonical_json
 from allelse.store import Store, pairing
-from allelse.study import Study
+from allelse.study import Arm, Study
 
 if TYPE_CHECKING:
     from allelse.plan import Plan  # brings torch along
@@ -62,23 +63,26 @@ def show_plan(study: Study, plan: Plan, dataset_of: Callable[[Recipe], Dataset],
     console = _console()
     console.print(f"{study.name}: {study.question}", style="bold")
     numbers = ["parameters", "lr", "packs", "img/s", "time"]
-    table = _table(*map(short, study.factors), *numbers, numbers=numbers)
+    table = _table(*map(short, study.factors), *numbers[:3], "computed", *numbers[3:], numbers=numbers)
     for arm in study.arms:
-        packs = [planned for planned in plan.packs if planned.pack.runs[0].arm == arm.levels]
+        packs = [planned for planned in plan.packs if any(run.arm == arm.levels for run in planned.pack.runs)]
         rate = arm.recipe.optimizer.scaled_lr(arm.recipe.batch_size)
         table.add_row(
             *map(str, arm.levels.values()),
             f"{parameters(arm, dataset_of(arm.recipe)):,}",
             f"{rate:.3g}",
             _sizes([len(planned.pack.runs) for planned in packs]),
+            packs[0].pack.way.in_words(len(packs[0].pack.runs)),
             f"{packs[0].images_per_second:,.0f}" if packs[0].images_per_second else "–",
-            duration(sum(planned.seconds for planned in packs)),
+            duration(sum(planned.seconds * _share(planned.pack, arm) for planned in packs)),
         )
     console.print(table)
     runs = len(study.arms) * len(study.seeds)
     console.print(
         f"\n{runs} runs in {len(plan.packs)} packs on {device}: about {duration(plan.seconds)} (packs: replicas × packs)"
     )
+    if any(len({canonical_json(run.arm) for run in planned.pack.runs}) > 1 for planned in plan.packs):
+        console.print("arms that differ only in learning rate or weight decay share packs")
     console.print("\nWhat differs between arms")
     for key, values in differing_keys(study.arms).items():
         shown = ", ".join(dict.fromkeys(_plain(value) for value in values))
@@ -102,6 +106,11 @@ def show_plan(study: Study, plan: Plan, dataset_of: Callable[[Recipe], Dataset],
     console.print(
         f"  the initial weights of every layer that two arms have with one name and shape ({len(shared)} in all arms)"
     )
+
+
+def _share(pack: Pack, arm: Arm) -> float:
+    """Which part of a pack's runs are this arm's."""
+    return [run.arm == arm.levels for run in pack.runs].count(True) / len(pack.runs)
 
 
 def _fits(claim: Claim, levels: Mapping[str, Sequence[Any]]) -> bool:

@@ -3,5 +3,6 @@
 from allelse.engine.device import compute_dtype, describe_device, find_device
 from allelse.engine.loop import Progress, train_pack
 from allelse.engine.measure import images_per_second
+from allelse.engine.ways import ways
 
-__all__ = ["Progress", "compute_dtype", "describe_device", "find_device", "images_per_second", "train_pack"]
+__all__ = ["Progress", "compute_dtype", "describe_device", "find_device", "images_per_second", "train_pack", "ways"]

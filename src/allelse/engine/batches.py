@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import torch
@@ -124,25 +125,6 @@ class ImageFeed:
         )
         return ~(inside_BHR[:, :, None, :] & inside_BWR[:, None, :, :]).unsqueeze(-1)
 
-    def training_batches(
-        self, draws: Sequence[Draws], batch_size: int, dtype: torch.dtype, cutout_size: int
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch: replica r sees ``draws[r]``. The last images that fill no whole batch are left out of this epoch."""
-        device = self.labels.device
-        steps = len(draws[0].order) // batch_size
-        order_nR = np.stack([draw.order for draw in draws], axis=1)[: steps * batch_size]
-        index = torch.from_numpy(order_nR).to(device).unflatten(0, (steps, batch_size))
-
-        def by_step(name: str) -> list[Tensor] | list[None]:
-            if getattr(draws[0], name) is None:
-                return [None] * steps
-            drawn = np.stack([getattr(draw, name)[draw.order[: steps * batch_size]] for draw in draws], axis=1)
-            return list(torch.from_numpy(drawn).to(device).unflatten(0, (steps, batch_size)))
-
-        for batch in zip(index, by_step("flip"), by_step("crop"), by_step("cutout"), strict=True):
-            index_BR, flip_BR, crop_BR2, cutout_BR2 = batch
-            yield self.gather(index_BR, dtype, flip_BR, crop_BR2, cutout_BR2, cutout_size)
-
     def evaluation_batches(
         self, index_nR: Tensor, replicas: int, dtype: torch.dtype, batch_size: int = EVALUATION_BATCH
     ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -153,6 +135,56 @@ class ImageFeed:
             if index_BR.shape[1] < replicas:
                 x = x.permute(0, 2, 3, 1).unsqueeze(3).expand(-1, -1, -1, replicas, -1).flatten(3).permute(0, 3, 1, 2)
             yield x, labels.expand(replicas, -1)
+
+
+class TrainingBatches:
+    """The batches of one epoch after another; replica r sees what ``draws[r]`` says.
+
+    What was drawn stays in the same tensors from epoch to epoch, so that a recorded CUDA graph reads each epoch anew.
+    """
+
+    def __init__(self, feed: ImageFeed, batch_size: int, dtype: torch.dtype, cutout_size: int) -> None:
+        self.feed = feed
+        self.batch_size = batch_size
+        self.dtype = dtype
+        self.cutout_size = cutout_size
+        self.drawn: dict[str, Tensor] = {}
+
+    def load(self, draws: Sequence[Draws]) -> None:
+        """Take an epoch's draws. The last images that fill no whole batch are left out of this epoch."""
+        steps = len(draws[0].order) // self.batch_size
+        orders = [draw.order[: steps * self.batch_size] for draw in draws]
+        columns = {"index": orders}
+        for name in ("flip", "crop", "cutout"):
+            if getattr(draws[0], name) is not None:
+                columns[name] = [getattr(draw, name)[order] for draw, order in zip(draws, orders, strict=True)]
+        for name, column in columns.items():
+            drawn = torch.from_numpy(np.stack(column, axis=1)).unflatten(0, (steps, self.batch_size))
+            if name in self.drawn:
+                self.drawn[name].copy_(drawn)
+            else:
+                self.drawn[name] = drawn.to(self.feed.labels.device)
+
+    def at(self, place: int | Tensor, replicas: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """The batch at this place of the epoch: images [B, R·C, H, W] and labels [R, B]. A tensor [1] stays on its device."""
+        drawn = {
+            name: (values[place] if isinstance(place, int) else values.index_select(0, place)[0])[:, replicas]
+            for name, values in self.drawn.items()
+        }
+        return self.feed.gather(
+            drawn["index"], self.dtype, drawn.get("flip"), drawn.get("crop"), drawn.get("cutout"), self.cutout_size
+        )
+
+
+@lru_cache(maxsize=4)
+def feed_of(
+    dataset: Dataset, split: Literal["train", "test"], padding: int, dtype: torch.dtype, device: torch.device
+) -> ImageFeed:
+    """One split on ``device``; a split of a data set is put there once a process, not once a pack."""
+    images, labels = (
+        (dataset.train_images, dataset.train_labels) if split == "train" else (dataset.test_images, dataset.test_labels)
+    )
+    return ImageFeed(images, labels, padding, scale_of(dataset, dtype), device)
 
 
 @lru_cache(maxsize=8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,17 @@ from allelse.models import Network
 
 Optimizer = torch.optim.Optimizer
 
-FORMAT = "1"
+FORMAT = "2"
 """Of the position; a checkpoint of another one is passed over, and its pack starts anew."""
 
 
-def save_checkpoint(path: Path, pack: str, network: Network, optimizer: Optimizer, position: dict[str, Any]) -> None:
+def save_checkpoint(path: Path, pack: str, network: Network, optimizers: Sequence[Optimizer], position: dict[str, Any]) -> None:
     """Write all tensors and the ``position`` (plain JSON values; NaN allowed) to ``path``, whole or not at all."""
     tensors = {f"network/{name}": tensor for name, tensor in network.state_dict().items()}
-    for number, state in optimizer.state_dict()["state"].items():
-        tensors.update({f"optimizer/{number}/{name}": value for name, value in state.items() if isinstance(value, Tensor)})
+    for place, optimizer in enumerate(optimizers):
+        for number, state in optimizer.state_dict()["state"].items():
+            found = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+            tensors.update({f"optimizer/{place}/{number}/{name}": value for name, value in found.items()})
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".partial")
     tensors = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
@@ -34,11 +37,11 @@ def save_checkpoint(path: Path, pack: str, network: Network, optimizer: Optimize
     os.replace(temporary, path)
 
 
-def load_checkpoint(path: Path, pack: str, network: Network, optimizer: Optimizer) -> dict[str, Any] | None:
-    """Fill ``network`` and ``optimizer`` from ``path``.
+def load_checkpoint(path: Path, pack: str, network: Network, optimizers: Sequence[Optimizer]) -> dict[str, Any] | None:
+    """Fill ``network`` and ``optimizers`` from ``path``.
 
     Returns:
-        the position, or ``None`` with both left as they were when the file is damaged or belongs to another pack.
+        the position, or ``None`` with all left as they were when the file is damaged or belongs to another pack.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -49,15 +52,16 @@ def load_checkpoint(path: Path, pack: str, network: Network, optimizer: Optimize
             tensor_from_name = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, ValueError, KeyError):
         return None
-    state: dict[int, dict[str, Tensor]] = {}
+    states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]
     for name, tensor in tensor_from_name.items():
         if name.startswith("optimizer/"):
-            _, number, field = name.split("/")
-            state.setdefault(int(number), {})[field] = tensor
+            _, place, number, field = name.split("/")
+            states[int(place)].setdefault(int(number), {})[field] = tensor
     weights = {name[8:]: tensor for name, tensor in tensor_from_name.items() if name.startswith("network/")}
     shapes = [{name: t.shape for name, t in tensors.items()} for tensors in (weights, network.state_dict())]
     if shapes[0] != shapes[1] or not isinstance(position, dict):
         return None
     network.load_state_dict(weights)
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for optimizer, state in zip(optimizers, states, strict=True):
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return position

@@ -1,8 +1,4 @@
-"""The training loop, one page read top to bottom: a pack and a data set in, one ``RunResult`` a run out.
-
-The losses of the replicas are summed, never averaged, and no operation mixes replicas, so each one is trained exactly as it
-would be alone (invariant 2).
-"""
+"""The training loop, one page read top to bottom: a pack and a data set in, one ``RunResult`` a run out."""
 
 from __future__ import annotations
 
@@ -12,25 +8,28 @@ import platform
 import socket
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import allelse
 from allelse import data, recipe
 from allelse.blocks import Conv2d, Linear
-from allelse.engine.batches import Draws, ImageFeed, draw_epoch, scale_of
+from allelse.engine.batches import Draws, TrainingBatches, draw_epoch, feed_of
 from allelse.engine.checkpoint import load_checkpoint, save_checkpoint
-from allelse.engine.device import compute_dtype, describe_device, sum_dtype
+from allelse.engine.device import compute_dtype, describe_device
 from allelse.engine.evaluate import Score, evaluate, evaluate_three_ways, moments, scatter_of_batch_means
+from allelse.engine.graphs import Recorded
 from allelse.engine.optim import build_optimizer, learning_rates
 from allelse.engine.probes import BATCHES_FOR_NOISE, Probe, probe_steps, summarise
+from allelse.engine.rows import row_networks
+from allelse.engine.steps import Steps
+from allelse.engine.ways import compute_by
 from allelse.models import Network, build_network, initialise, stacked_parameters
 from allelse.records import Pack, Provenance, RunResult
 from allelse.seeds import stream
@@ -59,7 +58,7 @@ def train_pack(
     """Train every run of ``pack`` as one network.
 
     Arguments:
-        pack: runs of one arm.
+        pack: runs whose recipes differ in nothing but their optimisers' learning rates and weight decays.
         dataset: what ``pack.recipe`` names, loaded.
         device: where to train.
         checkpoint: a file to go on from if it is there, and to write at the end of an epoch when the last write is more
@@ -88,15 +87,17 @@ class Training:
         self.pack = pack
         self.device = device
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
-        self.recipe = recipe.Recipe.model_validate(pack.recipe)
+        recipes = [recipe.Recipe.model_validate(run.recipe) for run in pack.runs]
+        self.recipe = recipes[0]
         self.dtype = compute_dtype(self.recipe.precision, device)
         weights_dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
 
         image_shape = dataset.train_images.shape[1:]
         self.image_shape: tuple[int, int, int] = (image_shape[0], image_shape[1], image_shape[2])
-        self.network: Network = build_network(self.recipe.model, self.image_shape, len(dataset.classes), len(pack.runs))
+        build = partial(build_network, self.recipe.model, self.image_shape, len(dataset.classes))
+        self.network: Network = build(len(pack.runs))
         initialise(self.network.to(weights_dtype), pack.seeds)
-        self.network.to(device)
+        compute_by(self.network.to(device), pack.way)
 
         splits = [
             data.split(
@@ -112,17 +113,39 @@ class Training:
         assert self.steps_per_epoch > 0, "the plan holds every batch size against its data"
         crop, cutout = self.recipe.augmentation(recipe.Crop), self.recipe.augmentation(recipe.Cutout)
         padding = crop.padding if crop else 0
-        self.cutout_size = cutout.size if cutout else 0
-        scale = scale_of(dataset, weights_dtype)
-        self.train_feed = ImageFeed(dataset.train_images, dataset.train_labels, padding, scale, device)
-        self.test_feed = ImageFeed(dataset.test_images, dataset.test_labels, 0, scale, device)
+        self.train_feed = feed_of(dataset, "train", padding, weights_dtype, device)
+        self.test_feed = feed_of(dataset, "test", 0, weights_dtype, device)
         self.train_index = self._shuffled(np.stack(self.subsets, axis=1))
         self.test_index = self._shuffled(np.arange(len(dataset.test_labels))[:, None])
         self.validation_index = self._shuffled(splits[0][1][:, None])
 
-        lr = self.recipe.optimizer.scaled_lr(self.recipe.batch_size)
-        self.rates = learning_rates(self.recipe.schedule, lr, self.recipe.epochs, self.steps_per_epoch)
-        self.optimizer = build_optimizer(self.network, self.recipe.optimizer, lr)
+        optimizers = [each.optimizer for each in recipes]
+        rows = []
+        if pack.way.convolution == "branches" or len(set(optimizers)) > 1:
+            rows = row_networks(self.network, partial(build, 1))
+        if len(set(optimizers)) == 1:
+            self.optimizers = [build_optimizer(self.network, optimizers[0], self._lr(optimizers[0]))]
+        else:
+            self.optimizers = [build_optimizer(row, part, self._lr(part)) for row, part in zip(rows, optimizers, strict=True)]
+        self.rates = np.array(
+            [
+                learning_rates(self.recipe.schedule, self._lr(part), self.recipe.epochs, self.steps_per_epoch)
+                for part in optimizers[: len(self.optimizers)]
+            ]
+        ).T
+        self.steps = Steps(
+            self.network,
+            rows if pack.way.convolution == "branches" else [],
+            self.optimizers,
+            TrainingBatches(self.train_feed, self.recipe.batch_size, self.dtype, cutout.size if cutout else 0),
+            self.rates,
+            self.recipe.label_smoothing,
+            pack.way.graph,
+        )
+        self.score_test = Recorded(
+            partial(evaluate, self.network, self.test_feed, self.test_index, self.dtype), record=pack.way.graph
+        )
+        self.draws: list[Draws] | None = None
 
         self.probe = Probe(self.network)
         self.probe_steps = probe_steps(self.recipe.epochs, self.steps_per_epoch)
@@ -145,37 +168,41 @@ class Training:
         # Splits may be stored sorted by class; batches of one class would make the batch statistics meaningless.
         return torch.from_numpy(index_nR[stream(0, "evaluate").permutation(len(index_nR))]).to(self.device)
 
+    def _lr(self, optimizer: recipe.Optimizer) -> float:
+        return optimizer.scaled_lr(self.recipe.batch_size)
+
     def run_epoch(self, on_progress: Callable[[Progress], None]) -> None:
         """One pass over every replica's subset, then the evaluation."""
-        begun = time.perf_counter()
-        replicas, batch_size = len(self.pack.runs), self.recipe.batch_size
-        draws = self.draw()
+        begun = reported = time.perf_counter()
+        draws = self.draws or self.draw(self.epoch)
         self._fingerprint(draws)
-        loss_R = torch.zeros(replicas, dtype=sum_dtype(self.device), device=self.device)
-        correct_R = torch.zeros(replicas, dtype=torch.int64, device=self.device)
-        first_step = self.epoch * self.steps_per_epoch
-        reported = begun
-        batches = self.train_feed.training_batches(draws, batch_size, self.dtype, self.cutout_size)
-        for step, (x, labels_RB) in enumerate(batches, start=first_step):
-            with self.probe.watching(step, step / self.steps_per_epoch) if step in self.probe_steps else nullcontext():
-                batch_loss_R, logits_RBK = self.train_step(x, labels_RB, self.rates[step])
-            loss_R += batch_loss_R
-            correct_R += (logits_RBK.argmax(2) == labels_RB).sum(1)
+        first, steps = self.epoch * self.steps_per_epoch, self.steps
+        steps.begin(first, draws)
+        probed = sorted(step - first for step in self.probe_steps if first <= step < first + self.steps_per_epoch)
+        while steps.done < self.steps_per_epoch:
+            if steps.done in probed:
+                step = first + steps.done
+                with self.probe.watching(step, step / self.steps_per_epoch):
+                    steps.alone()
+            else:
+                steps.advance(next((place for place in probed if place > steps.done), self.steps_per_epoch))
             if time.perf_counter() - reported > 0.2:
-                on_progress(Progress((step + 1) / len(self.rates), self.epoch, self.recipe.epochs))
+                on_progress(Progress((first + steps.done) / len(self.rates), self.epoch, self.recipe.epochs))
                 reported = time.perf_counter()
+        # A GPU is still at work here: what the next epoch draws is drawn meanwhile.
+        self.draws = self.draw(self.epoch + 1) if self.epoch + 1 < self.recipe.epochs else None
 
-        train = Score(loss_R / self.steps_per_epoch, 100 * correct_R / (self.steps_per_epoch * batch_size))
+        train = Score(*steps.score())
         self.diverged |= ~np.isfinite(train.loss.cpu().numpy()) | ~self._weights_are_finite()
         trained = time.perf_counter()
-        test = evaluate(self.network, self.test_feed, self.test_index, self.dtype)
-        scores = {"train": train, "test": test}
+        scores = {"train": train, "test": self.score_test()}
         if len(self.validation_index):
             scores["validation"] = evaluate(self.network, self.train_feed, self.validation_index, self.dtype)
         for name, score in scores.items():
             for replica, history in enumerate(self.history):
                 if name == "train":
-                    history.append({"lr": self.rates[step]})
+                    rates = self.rates[first + steps.done - 1]
+                    history.append({"lr": float(rates[replica if len(rates) > 1 else 0])})
                 history[-1][f"{name}_loss"] = float(score.loss[replica])
                 history[-1][f"{name}_accuracy"] = float(score.accuracy[replica])
         self.seconds["train"] += trained - begun
@@ -194,25 +221,11 @@ class Training:
         finite = [torch.isfinite(parameter.detach()).flatten(1).all(1) for parameter in self.network.parameters()]
         return torch.stack(finite).all(0).cpu().numpy()
 
-    def train_step(self, x: Tensor, labels_RB: Tensor, lr: float) -> tuple[Tensor, Tensor]:
-        """One optimiser step of every replica; its loss on the batch [R] and its logits [R, B, K]."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        logits_RBK = self.network(x)
-        losses_RB = F.cross_entropy(
-            logits_RBK.transpose(1, 2), labels_RB, reduction="none", label_smoothing=self.recipe.label_smoothing
-        )
-        loss_R = losses_RB.mean(1)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss_R.sum().backward()
-        self.optimizer.step()
-        return loss_R.detach(), logits_RBK.detach()
-
-    def draw(self) -> list[Draws]:
-        """What each seed draws for the current epoch."""
+    def draw(self, epoch: int) -> list[Draws]:
+        """What each seed draws for this epoch, counted from 0."""
         side = self.image_shape[:2]
         return [
-            draw_epoch(seed, self.epoch, subset, len(self.train_feed), side, self.recipe)
+            draw_epoch(seed, epoch, subset, len(self.train_feed), side, self.recipe)
             for seed, subset in zip(self.pack.seeds, self.subsets, strict=True)
         ]
 
@@ -301,11 +314,11 @@ class Training:
             "probes": self.probe.rows,
             "fingerprints": self.fingerprints,
         }
-        save_checkpoint(checkpoint, self.pack.id, self.network, self.optimizer, position)
+        save_checkpoint(checkpoint, self.pack.id, self.network, self.optimizers, position)
 
     def resume(self, checkpoint: Path) -> None:
         """Go on from ``checkpoint``; a file that is damaged or of another pack is passed over, and the pack starts anew."""
-        position = load_checkpoint(checkpoint, self.pack.id, self.network, self.optimizer)
+        position = load_checkpoint(checkpoint, self.pack.id, self.network, self.optimizers)
         if position is not None:
             self.epoch = position["epoch"]
             self.seconds = position["seconds"]

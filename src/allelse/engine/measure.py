@@ -3,46 +3,51 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from itertools import islice
 
 import torch
-from torch import Tensor
 
 from allelse.data import Dataset
+from allelse.engine.batches import Draws
 from allelse.engine.loop import Training
 from allelse.records import Pack
 
 WARM_UP_STEPS = 2
 SECONDS = 0.1
-FEWEST_STEPS = 3
+FEWEST_TIMES = 3
 
 
 def images_per_second(pack: Pack, dataset: Dataset, device: torch.device) -> float:
     """Training images a second of the whole pack, evaluation left out, from the fastest of a few real steps after a warm-up.
 
-    At least ``FEWEST_STEPS`` steps and ``SECONDS`` seconds are timed. The fastest one counts, because what else the machine
-    does can only slow a step down. Nothing that is trained here is kept.
+    At least ``FEWEST_TIMES`` are taken, over ``SECONDS`` seconds: of a step each, or of the steps of one graph's replay. The
+    fastest counts, because what else the machine does can only slow a step down. Nothing that is trained here is kept.
     """
     training = Training(pack, dataset, device)
-    batches = _batches(training)
-    for x, labels in islice(batches, WARM_UP_STEPS):
-        training.train_step(x, labels, lr=0.0)
+    steps, draws = training.steps, training.draw(0)
+    steps.begin(0, draws)
+
+    warmed = 0
+    while warmed < WARM_UP_STEPS or not steps.is_ready(training.steps_per_epoch):
+        warmed += _advance(training, draws)
     seconds: list[float] = []
-    while len(seconds) < FEWEST_STEPS or sum(seconds) < SECONDS:
+    spent = 0.0
+    while len(seconds) < FEWEST_TIMES or spent < SECONDS:
         _wait(device)
         begun = time.perf_counter()
-        training.train_step(*next(batches), lr=0.0)
+        taken = _advance(training, draws)
         _wait(device)
-        seconds.append(time.perf_counter() - begun)
+        spent += time.perf_counter() - begun
+        seconds.append((time.perf_counter() - begun) / taken)
     return training.recipe.batch_size * len(pack.runs) / min(seconds)
 
 
-def _batches(training: Training) -> Iterator[tuple[Tensor, Tensor]]:
-    """The first epoch's batches without end, each gathered and augmented when it is asked for."""
-    draws, recipe = training.draw(), training.recipe
-    while True:
-        yield from training.train_feed.training_batches(draws, recipe.batch_size, training.dtype, training.cutout_size)
+def _advance(training: Training, draws: list[Draws]) -> int:
+    """Take a step, or several in one replay; how many. An epoch that is at its end begins again."""
+    if training.steps.done == training.steps_per_epoch:
+        training.steps.begin(0, draws)
+    before = training.steps.done
+    training.steps.advance(training.steps_per_epoch)
+    return training.steps.done - before
 
 
 def _wait(device: torch.device) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -12,9 +12,9 @@ from typing import Protocol
 import torch
 
 from allelse import data, engine, store
-from allelse.errors import AllelseError
+from allelse.errors import AllelseError, StoreError
 from allelse.launch.measured import Speeds
-from allelse.plan import Plan, PlannedPack, make_plan
+from allelse.plan import Plan, PlannedPack, halve, make_plan
 from allelse.recipe import Recipe
 from allelse.records import RunResult
 from allelse.study import Study
@@ -53,17 +53,30 @@ def dataset_of(recipe: Recipe) -> data.Dataset:
     return _dataset(recipe.dataset, recipe.image_size)
 
 
-def plan_study(study: Study, device: torch.device) -> Plan:
-    """Load the data, check every arm against it, and choose the packs by measurement.
+@dataclass(frozen=True)
+class Computing:
+    """How to compute, where a user wants to check that it does not matter."""
+
+    pack: bool = True
+    """several runs in a pack, where that is faster"""
+    graph: bool = True
+    """CUDA graphs, where the device has them"""
+
+
+def plan_study(study: Study, device: torch.device, computing: Computing = Computing()) -> Plan:
+    """Load the data, check every arm against it, and choose the packs and how they are computed by measurement.
 
     Raises:
         DataError, StudyError: data are missing, or an arm does not fit them.
     """
     speeds = Speeds(device, dataset_of)
-    return make_plan(study, lambda arm: dataset_of(arm.recipe), speeds.images_per_second)
+    ways = engine.ways(device, computing.graph)
+    return make_plan(
+        study, lambda arm: dataset_of(arm.recipe), speeds.images_per_second, ways, most=None if computing.pack else 1
+    )
 
 
-def run_study(study: Study, folder: Path, device: str, watcher: Watcher) -> Outcome:
+def run_study(study: Study, folder: Path, device: str, watcher: Watcher, computing: Computing = Computing()) -> Outcome:
     """Train all of ``study`` that ``folder`` does not hold yet.
 
     A pack that fails is recorded with its error and the rest goes on; running the study again tries it anew. Results are
@@ -77,12 +90,19 @@ def run_study(study: Study, folder: Path, device: str, watcher: Watcher) -> Outc
     names = sorted({(arm.recipe.dataset, arm.recipe.image_size) for arm in study.arms}, key=str)
     fingerprints = {f"{name} at {size}" if size else name: _dataset(name, size).fingerprint for name, size in names}
     with store.write(folder, {**study.definition(), "data": fingerprints}) as opened, _logged(opened.folder):
+        described = {"machine": machine, "computing": asdict(computing)}
         if opened.plan is None:
             watcher.say(f"measuring how to pack {len(study.arms)} arms × {len(study.seeds)} seeds on this device")
-            plan = plan_study(study, torch_device)
-            opened.begin({**plan.to_json(), "machine": machine}, ((run.id, run.arm, run.seed) for run in study.runs()))
+            plan = plan_study(study, torch_device, computing)
+            opened.begin({**plan.to_json(), **described}, ((run.id, run.arm, run.seed) for run in study.runs()))
         else:
             plan = Plan.from_json(opened.plan, study)
+            described = {**described, "machine": opened.plan["machine"]}
+            if opened.plan["computing"] != asdict(computing):
+                raise StoreError(
+                    f"{folder}: was planned {_options(opened.plan['computing'])}, and a plan is kept to its end; "
+                    f"go on {_options(opened.plan['computing'])}, or give a new folder with --out"
+                )
             if (planned_on := opened.plan["machine"]) != machine:
                 watcher.say(
                     f"warning: begun on {_words(planned_on)}, going on with {_words(machine)}: "
@@ -91,12 +111,27 @@ def run_study(study: Study, folder: Path, device: str, watcher: Watcher) -> Outc
         status_from_run = opened.status_from_run()
         pending = [planned for planned in plan.packs if not _is_final(planned, status_from_run)]
         watcher.start(plan, plan.seconds - sum(planned.seconds for planned in pending))
-        for planned in pending:
+        while pending:
+            planned = pending.pop(0)
             checkpoint = opened.checkpoint(planned.pack.id)
-            opened.record(_train(planned, torch_device, checkpoint, watcher))
+            try:
+                opened.record(_train(planned, torch_device, checkpoint, watcher))
+            except NoMemory:
+                halves = halve(planned)
+                watcher.say(
+                    f"{len(planned.pack.runs)} runs do not fit in memory at once: {dict(planned.pack.runs[0].arm)}; halved"
+                )
+                plan = plan.with_halves(planned, halves)
+                opened.replan({**plan.to_json(), **described})
+                pending[:0] = halves
             checkpoint.unlink(missing_ok=True)
         final = opened.status_from_run().values()
     return Outcome(folder, {status: list(final).count(status) for status in dict.fromkeys(final)})
+
+
+def _options(computing: Mapping[str, bool]) -> str:
+    off = [f"--no-{name}" for name, on in computing.items() if not on]
+    return "with " + " ".join(off) if off else "without --no-pack and --no-graph"
 
 
 def _words(machine: Mapping[str, str]) -> str:
@@ -107,12 +142,23 @@ def _is_final(planned: PlannedPack, status_from_run: dict[str, str]) -> bool:
     return all(status_from_run[run.id] in ("done", "diverged") for run in planned.pack.runs)
 
 
+class NoMemory(Exception):
+    """A pack of several runs does not fit in the device's memory."""
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
 def _train(planned: PlannedPack, device: torch.device, checkpoint: Path, watcher: Watcher) -> list[RunResult]:
+    """The results of a pack; every failure but ``NoMemory`` is one of them."""
     recipe = Recipe.model_validate(planned.pack.recipe)
     advance = _in_plan_seconds(planned, watcher)
     try:
         return engine.train_pack(planned.pack, dataset_of(recipe), device, checkpoint, advance)
     except Exception as error:
+        if len(planned.pack.runs) > 1 and _is_out_of_memory(error):
+            raise NoMemory from None
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         log.exception("pack %s failed", planned.pack.id)
         watcher.say(f"failed: {dict(planned.pack.runs[0].arm)}: {reason}")

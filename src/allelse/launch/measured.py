@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 import filelock
@@ -17,7 +18,7 @@ import allelse
 from allelse import engine
 from allelse.data import Dataset
 from allelse.recipe import Recipe
-from allelse.records import Pack, digest
+from allelse.records import Pack, canonical_json, digest
 
 log = logging.getLogger("allelse")
 
@@ -44,6 +45,8 @@ class Speeds:
                 "optimizer": recipe.optimizer.name,
                 "images": [*dataset.train_images.shape, len(dataset.classes)],
                 "replicas": len(pack.runs),
+                "way": asdict(pack.way),
+                "numbers": len({canonical_json([run.recipe.get("optimizer")]) for run in pack.runs}) > 1,
             },
             length=24,
         )

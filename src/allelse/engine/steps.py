@@ -1,0 +1,169 @@
+"""Training steps: a network, its optimisers and an epoch's batches in, trained weights and the epoch's score out.
+
+The losses of the replicas are summed, never averaged, and no operation mixes replicas, so each one is trained exactly as it
+would be alone (invariant 2).
+
+On a GPU whole steps are recorded as CUDA graphs: gathering, augmentation, forward, backward, optimiser and sums. The place in
+the epoch and the learning rate are tensors there, so that nothing waits for the host and one graph serves every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from allelse.engine.batches import Draws, TrainingBatches
+from allelse.engine.device import sum_dtype
+from allelse.engine.graphs import Recorded
+from allelse.engine.rows import zero_gradients
+from allelse.models import Network
+
+STEPS_A_REPLAY = 8
+
+
+class Steps:
+    """One optimiser step of every replica after another."""
+
+    def __init__(
+        self,
+        network: Network,
+        branches: Sequence[Network],
+        optimizers: Sequence[torch.optim.Optimizer],
+        batches: TrainingBatches,
+        rates: np.ndarray,
+        label_smoothing: float,
+        graph: bool,
+    ) -> None:
+        """
+        Arguments:
+            network: of R replicas.
+            branches: its replicas as networks of their own (``rows``), when each is to be computed alone; else empty.
+            optimizers: one for all replicas, or one for each.
+            batches: what is seen.
+            rates: learning rate of every step of the training and every optimiser, [steps, optimisers].
+            label_smoothing: of the cross-entropy.
+            graph: record CUDA graphs.
+        """
+        self.network = network
+        self.branches = branches
+        self.optimizers = optimizers
+        self.batches = batches
+        self.rates = rates
+        self.label_smoothing = label_smoothing
+        self.graph = graph
+        device = batches.feed.labels.device
+        self.loss_R = torch.zeros(network.replicas, dtype=sum_dtype(device), device=device)
+        self.correct_R = torch.zeros(network.replicas, dtype=torch.int64, device=device)
+        self.keeps_gradients = bool(branches) or len(optimizers) > 1
+        self.done = 0
+        """steps of the current epoch"""
+        self.first = 0
+        """step of the training at which the current epoch began"""
+        self.streams = [torch.cuda.Stream(device) for _ in branches] if device.type == "cuda" else []
+        if graph:
+            self.place = torch.zeros(1, dtype=torch.int64, device=device)
+            self.step = torch.zeros_like(self.place)
+            self.rates_on_device = torch.from_numpy(rates).to(device, torch.float32)
+            self.rate = torch.zeros(len(optimizers), device=device)
+        self.one = Recorded(self._step, graph)
+        self.many = Recorded(self._several_steps, graph)
+
+    def begin(self, first: int, draws: Sequence[Draws]) -> None:
+        """Begin an epoch, whose first step is number ``first`` of the training."""
+        self.batches.load(draws)
+        self.first, self.done = first, 0
+        self.loss_R.zero_()
+        self.correct_R.zero_()
+        if self.graph:
+            self.place.zero_()
+            self.step.fill_(first)
+            for rate, optimizer in zip(self.rate, self.optimizers, strict=True):
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+
+    def alone(self) -> None:
+        """One step that is not recorded, of the packed network whatever the branches, so that hooks on it are called."""
+        self._step(by_branch=False)
+        self.done += 1
+
+    def advance(self, until: int) -> None:
+        """The next step; or several, where a graph holds them and ``until`` steps of the epoch leave room for them."""
+        if self.graph and until - self.done >= STEPS_A_REPLAY:
+            self.many()
+            self.done += STEPS_A_REPLAY
+        else:
+            self.one()
+            self.done += 1
+
+    def is_ready(self, steps_per_epoch: int) -> bool:
+        """Whether all that an epoch of so many steps replays is recorded."""
+        wanted = [self.many] if self.graph and steps_per_epoch >= STEPS_A_REPLAY else [self.one]
+        return all(recorded.is_ready for recorded in wanted)
+
+    def score(self) -> tuple[Tensor, Tensor]:
+        """Mean loss in nats and accuracy in percent of the epoch's steps so far, each [R]."""
+        return self.loss_R / self.done, 100 * self.correct_R / (self.done * self.batches.batch_size)
+
+    def _several_steps(self) -> None:
+        for _ in range(STEPS_A_REPLAY):
+            self._step()
+
+    def _step(self, by_branch: bool = True) -> None:
+        place = self._begin_step()
+        if self.keeps_gradients:
+            zero_gradients(self.network)
+        else:
+            for optimizer in self.optimizers:
+                optimizer.zero_grad(set_to_none=True)
+        if self.branches and by_branch:
+            self._side_by_side([self._branch(replica, place) for replica in range(len(self.branches))])
+        else:
+            self._forward_and_backward(self.network, place, slice(None))
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def _begin_step(self) -> int | Tensor:
+        """Set the learning rate; the place in the epoch."""
+        if not self.graph:
+            for rate, optimizer in zip(self.rates[self.first + self.done], self.optimizers, strict=True):
+                for group in optimizer.param_groups:
+                    group["lr"] = float(rate)
+            return self.done
+        self.rate.copy_(self.rates_on_device.index_select(0, self.step)[0])
+        place = self.place.clone()
+        self.place += 1
+        self.step += 1
+        return place
+
+    def _branch(self, replica: int, place: int | Tensor) -> Callable[[], None]:
+        rows = slice(replica, replica + 1)
+        return lambda: self._forward_and_backward(self.branches[replica], place, rows)
+
+    def _side_by_side(self, works: Sequence[Callable[[], None]]) -> None:
+        """Each on a stream of its own where the device has streams, and all of them done for whoever comes next."""
+        if not self.streams:
+            for work in works:
+                work()
+            return
+        current = torch.cuda.current_stream(self.loss_R.device)
+        for work, stream in zip(works, self.streams, strict=True):
+            stream.wait_stream(current)
+            with torch.cuda.stream(stream):
+                work()
+        for stream in self.streams:
+            current.wait_stream(stream)
+
+    def _forward_and_backward(self, network: Network, place: int | Tensor, rows: slice) -> None:
+        x, labels_RB = self.batches.at(place, rows)
+        logits_RBK = network(x)
+        losses_RB = F.cross_entropy(
+            logits_RBK.transpose(1, 2), labels_RB, reduction="none", label_smoothing=self.label_smoothing
+        )
+        loss_R = losses_RB.mean(1)
+        loss_R.sum().backward()
+        self.loss_R[rows] += loss_R.detach()
+        self.correct_R[rows] += (logits_RBK.detach().argmax(2) == labels_RB).sum(1)
