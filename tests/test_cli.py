@@ -98,10 +98,21 @@ def test_plan_shows_arms_packs_time_and_what_differs(finished, monkeypatch):
     assert lines[0] == "tiny: Is ReLU above sigmoid?"
     assert lines[1] == "activation parameters lr packs computed img/s time"
     # 4·9 + 4 convolution, 4 + 4 norm, 4·10 + 10 head
-    assert lines[3:5] == ["sigmoid 98 0.01 2×1 2,000,000 0 s", "relu 98 0.01 2×1 2,000,000 0 s"]
+    assert lines[3:5] == ["sigmoid 98 0.01 2×1 grouped 2,000,000 0 s", "relu 98 0.01 2×1 grouped 2,000,000 0 s"]
     assert "model.activation.name: sigmoid, relu" in lines
     assert any(line.startswith("4 runs in 2 packs on ") for line in lines)
     assert width(ended.out) <= 80
+
+
+def test_runs_can_be_trained_alone_and_without_graphs(finished, tmp_path):
+    file, out, _ = finished
+    ended = allelse("plan", file, "--device", "cpu", "--no-pack", "--no-graph")
+    assert "4 runs in 4 packs on " in ended.out
+    assert " serial " in ended.out
+    assert allelse("run", file, "--device", "cpu", "--no-pack", "--out", tmp_path / "alone").code == 0
+    assert len(packs(tmp_path / "alone")) == 4
+    said = mistake("run", file, "--device", "cpu", "--no-graph", "--out", out)
+    assert "was planned without --no-pack and --no-graph" in said
 
 
 def test_run_shows_its_table_and_verdicts_and_where_the_report_is(finished):
