@@ -1,0 +1,161 @@
+"""Each way to compute a pack against lone networks in float64: how exact it is, how large its rounding is, how fast it is.
+
+    python benchmarks/ways.py [--device auto] [--out FOLDER] [--seconds 500]
+
+On a GPU these are the checks that nothing else can do. Correctness comes first, then speed. Goes on where it stopped: figures
+that ways.json holds for this device are not measured again, and none is begun after ``--seconds``. Writes ways-DEVICE.md.
+Needs no data set: the images are noise of CIFAR-10's shape.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator
+from datetime import date
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from allelse import data, engine, study
+from allelse.engine.loop import Training
+from allelse.engine.steps import STEPS_A_REPLAY
+from allelse.models import stacked_parameters
+from allelse.records import Pack, RunSpec, Way
+
+CPU = torch.device("cpu")
+NORMS = ["batch", "group", "layer", "instance", "none"]
+OPTIMIZERS = {"sgd": "optimizer={ name = 'sgd', lr = 0.05, momentum = 0.9 }", "adam": "optimizer.lr=0.001"}
+SMALL = ["batch_size=8", "model.width=16", "model.stem={ width = 16 }", "model.depth=2", "augment=['flip', 'crop']"]
+STEPS = 3 * STEPS_A_REPLAY
+"""the first replay's steps are run as they are, the second's are recorded, the third is a replay"""
+
+
+def noise() -> data.Dataset:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (10_000, 32, 32, 3), dtype=np.uint8)
+    labels = np.arange(10_000) % 10
+    return data.Dataset("noise", images, labels, images[:1000], labels[:1000], tuple("0123456789"), "noise")
+
+
+def runs(seeds: int, *changes: str) -> tuple[RunSpec, ...]:
+    one_arm = ["model.activation=relu", "model.depth=4", "model.norm=batch", *changes]
+    return tuple(study.load("sigmoid-vs-relu", seeds=seeds, changes=one_arm).runs())
+
+
+def after(steps: int, pack: Pack, dataset: data.Dataset, device: torch.device) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Each parameter and its last gradient, [R, ...] in float64 on the CPU, after so many training steps."""
+    training = Training(pack, dataset, device)
+    training.steps.begin(0, training.draw(0))
+    while training.steps.done < steps:
+        training.steps.advance(steps)
+    parameters = [parameter for _, _, _, parameter in stacked_parameters(training.network)]
+    gradients = [parameter.grad.double().cpu() for parameter in parameters if parameter.grad is not None]
+    return [parameter.detach().double().cpu() for parameter in parameters], gradients
+
+
+def error(ours: list[torch.Tensor], reference: list[torch.Tensor]) -> float:
+    """‖ours − reference‖ / ‖reference‖ over all parameters."""
+    difference = sum((a - b).square().sum() for a, b in zip(ours, reference, strict=True))
+    return float((difference / sum(b.square().sum() for b in reference)) ** 0.5)
+
+
+def checks(dataset: data.Dataset, device: torch.device) -> Iterator[tuple[str, Callable[[], float]]]:
+    """Every figure by name, with what measures it."""
+
+    @lru_cache
+    def lone_of(steps: int, run: str) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        return after(steps, Pack((spec_from_id[run],)), dataset, CPU)
+
+    spec_from_id: dict[str, RunSpec] = {}
+
+    def lone(steps: int, run: RunSpec) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """The reference: a network alone, on the CPU."""
+        spec_from_id[run.id] = run
+        return lone_of(steps, run.id)
+
+    candidates = (
+        engine.ways(device) if device.type == "cuda" else tuple(Way(name) for name in ("grouped", "branches", "im2col"))
+    )
+    eager = tuple(Way(way.convolution) for way in candidates)
+    all_ways = dict.fromkeys((*candidates, *eager))
+    for (name, optimizer), way, norm in itertools.product(OPTIMIZERS.items(), all_ways, NORMS):
+        together = runs(3, *SMALL, f"model.norm={norm}", optimizer, "precision=fp64")
+
+        def exact(together: tuple[RunSpec, ...] = together, way: Way = way) -> float:
+            ours, _ = after(STEPS, Pack(together, way), dataset, device)
+            return max(error([values[r : r + 1] for values in ours], lone(STEPS, run)[0]) for r, run in enumerate(together))
+
+        yield f"weights after {STEPS} steps of {name}, fp64 | {way.in_words(3)} | {norm}", exact
+    for precision, way, norm in itertools.product(("bf16", "fp32"), eager, NORMS):
+        rounded, exactly = (runs(3, *SMALL, f"model.norm={norm}", f"precision={kind}") for kind in (precision, "fp64"))
+
+        def rounding(rounded: tuple[RunSpec, ...] = rounded, exactly: tuple[RunSpec, ...] = exactly, way: Way = way) -> float:
+            _, ours = after(1, Pack(rounded, way), dataset, device)
+            return max(error([values[r : r + 1] for values in ours], lone(1, run)[1]) for r, run in enumerate(exactly))
+
+        yield f"gradients of the first step, {precision} | {way.in_words(3)} | {norm}", rounding
+    for width, batch, replicas in itertools.product((32, 64, 256), (2, 8, 32, 128, 512), (1, 4, 10, 32)):
+        together = runs(replicas, f"batch_size={batch}", f"model.width={width}", f"model.stem={{ width = {width} }}")
+        for way in all_ways if replicas > 1 else dict.fromkeys(way for way in all_ways if way.convolution == "grouped"):
+            if device.type == "cpu":  # what a CPU does is in speed.md
+                continue
+            name = f"images/s, width {width}, batch {batch}, {replicas} replicas | {way.in_words(replicas)} | batch"
+            yield name, partial(engine.images_per_second, Pack(together, way), dataset, device)
+
+
+def page(device: str, figures: dict[str, float | str]) -> str:
+    """One table a kind of figure: norms along, ways down; or replicas' ways along, shapes down."""
+    lines = [f"# Ways to compute a pack on {device}", "", f"{date.today()} · `python benchmarks/ways.py` · images: noise"]
+    lines += [
+        "",
+        "Errors are ‖ours − reference‖ / ‖reference‖ over all parameters of 3 replicas against lone networks in float64",
+    ]
+    lines += ["on the CPU; figures that are not there were not measured.", ""]
+    kinds = dict.fromkeys(name.split(" | ")[0] for name in figures)
+    for kind in kinds:
+        cells = {tuple(name.split(" | ")[1:]): value for name, value in figures.items() if name.startswith(f"{kind} | ")}
+        norms = list(dict.fromkeys(norm for _, norm in cells))
+        lines += [f"**{kind}**", "", f"| way | {' | '.join(norms)} |", "|---|" + "--:|" * len(norms)]
+        for way in dict.fromkeys(way for way, _ in cells):
+            shown = [_figure(cells.get((way, norm), "–")) for norm in norms]
+            lines.append(f"| {way} | {' | '.join(shown)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _figure(value: float | str) -> str:
+    if isinstance(value, str):
+        return value.replace("|", "/")
+    return f"{value:,.0f}" if value >= 1 else f"{value:.1e}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--seconds", type=float, default=500)
+    asked = parser.parse_args()
+    device = engine.find_device(asked.device)
+    file = asked.out / "ways.json"
+    figures = json.loads(file.read_text()) if file.exists() else {}
+    machine = f"{engine.describe_device(device)}, torch {torch.__version__}"
+    begun = time.monotonic()
+    for name, measure in checks(noise(), device):
+        if name in figures.setdefault(machine, {}) or time.monotonic() - begun > asked.seconds:
+            continue
+        try:
+            figures[machine][name] = measure()
+        except Exception as problem:  # the rest goes on
+            figures[machine][name] = f"{type(problem).__name__}: {' '.join(str(problem).split())[:200]}"
+        print(name, figures[machine][name], flush=True)
+        file.write_text(json.dumps(figures, indent=1))
+        (asked.out / f"ways-{device.type}.md").write_text(page(machine, figures[machine]))
+
+
+if __name__ == "__main__":
+    main()
