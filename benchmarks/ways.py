@@ -28,7 +28,9 @@ from allelse.models import stacked_parameters
 from allelse.records import Pack, RunSpec, Way
 
 CPU = torch.device("cpu")
-NORMS = ["batch", "group", "layer", "instance", "none"]
+NORMS = {name: f"model.norm={name}" for name in ("batch", "layer", "instance", "none")} | {
+    "group": "model.norm={ name = 'group', groups = 4 }"
+}
 OPTIMIZERS = {"sgd": "optimizer={ name = 'sgd', lr = 0.05, momentum = 0.9 }", "adam": "optimizer.lr=0.001"}
 SMALL = ["batch_size=8", "model.width=16", "model.stem={ width = 16 }", "model.depth=2", "augment=['flip', 'crop']"]
 STEPS = 3 * STEPS_A_REPLAY
@@ -43,7 +45,7 @@ def noise() -> data.Dataset:
 
 
 def runs(seeds: int, *changes: str) -> tuple[RunSpec, ...]:
-    one_arm = ["model.activation=relu", "model.depth=4", "model.norm=batch", *changes]
+    one_arm = ["model.activation=relu", *changes]
     return tuple(study.load("sigmoid-vs-relu", seeds=seeds, changes=one_arm).runs())
 
 
@@ -84,7 +86,7 @@ def checks(dataset: data.Dataset, device: torch.device) -> Iterator[tuple[str, C
     eager = tuple(Way(way.convolution) for way in candidates)
     all_ways = dict.fromkeys((*candidates, *eager))
     for (name, optimizer), way, norm in itertools.product(OPTIMIZERS.items(), all_ways, NORMS):
-        together = runs(3, *SMALL, f"model.norm={norm}", optimizer, "precision=fp64")
+        together = runs(3, *SMALL, NORMS[norm], optimizer, "precision=fp64")
 
         def exact(together: tuple[RunSpec, ...] = together, way: Way = way) -> float:
             ours, _ = after(STEPS, Pack(together, way), dataset, device)
@@ -92,7 +94,7 @@ def checks(dataset: data.Dataset, device: torch.device) -> Iterator[tuple[str, C
 
         yield f"weights after {STEPS} steps of {name}, fp64 | {way.in_words(3)} | {norm}", exact
     for precision, way, norm in itertools.product(("bf16", "fp32"), eager, NORMS):
-        rounded, exactly = (runs(3, *SMALL, f"model.norm={norm}", f"precision={kind}") for kind in (precision, "fp64"))
+        rounded, exactly = (runs(3, *SMALL, NORMS[norm], f"precision={kind}") for kind in (precision, "fp64"))
 
         def rounding(rounded: tuple[RunSpec, ...] = rounded, exactly: tuple[RunSpec, ...] = exactly, way: Way = way) -> float:
             _, ours = after(1, Pack(rounded, way), dataset, device)
@@ -100,7 +102,14 @@ def checks(dataset: data.Dataset, device: torch.device) -> Iterator[tuple[str, C
 
         yield f"gradients of the first step, {precision} | {way.in_words(3)} | {norm}", rounding
     for width, batch, replicas in itertools.product((32, 64, 256), (2, 8, 32, 128, 512), (1, 4, 10, 32)):
-        together = runs(replicas, f"batch_size={batch}", f"model.width={width}", f"model.stem={{ width = {width} }}")
+        together = runs(
+            replicas,
+            NORMS["batch"],
+            "model.depth=4",
+            f"batch_size={batch}",
+            f"model.width={width}",
+            f"model.stem={{ width = {width} }}",
+        )
         for way in all_ways if replicas > 1 else dict.fromkeys(way for way in all_ways if way.convolution == "grouped"):
             if device.type == "cpu":  # what a CPU does is in speed.md
                 continue

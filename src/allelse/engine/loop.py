@@ -142,9 +142,7 @@ class Training:
             self.recipe.label_smoothing,
             pack.way.graph,
         )
-        self.score_test = Recorded(
-            partial(evaluate, self.network, self.test_feed, self.test_index, self.dtype), record=pack.way.graph
-        )
+        self.score_test: Recorded[Score] = Recorded(pack.way.graph)
         self.draws: list[Draws] | None = None
 
         self.probe = Probe(self.network)
@@ -195,7 +193,7 @@ class Training:
         train = Score(*steps.score())
         self.diverged |= ~np.isfinite(train.loss.cpu().numpy()) | ~self._weights_are_finite()
         trained = time.perf_counter()
-        scores = {"train": train, "test": self.score_test()}
+        scores = {"train": train, "test": self.score_test(self._score_test)}
         if len(self.validation_index):
             scores["validation"] = evaluate(self.network, self.train_feed, self.validation_index, self.dtype)
         for name, score in scores.items():
@@ -209,6 +207,9 @@ class Training:
         self.seconds["evaluate"] += time.perf_counter() - trained
         self.epoch += 1
         on_progress(Progress(self.epoch / self.recipe.epochs, self.epoch, self.recipe.epochs))
+
+    def _score_test(self) -> Score:
+        return evaluate(self.network, self.test_feed, self.test_index, self.dtype)
 
     def _last_test_score(self) -> Score:
         values = torch.tensor(

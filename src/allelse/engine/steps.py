@@ -69,8 +69,8 @@ class Steps:
             self.step = torch.zeros_like(self.place)
             self.rates_on_device = torch.from_numpy(rates).to(device, torch.float32)
             self.rate = torch.zeros(len(optimizers), device=device)
-        self.one = Recorded(self._step, graph)
-        self.many = Recorded(self._several_steps, graph)
+        self.one: Recorded[None] = Recorded(graph)
+        self.many: Recorded[None] = Recorded(graph)
 
     def begin(self, first: int, draws: Sequence[Draws]) -> None:
         """Begin an epoch, whose first step is number ``first`` of the training."""
@@ -93,10 +93,10 @@ class Steps:
     def advance(self, until: int) -> None:
         """The next step; or several, where a graph holds them and ``until`` steps of the epoch leave room for them."""
         if self.graph and until - self.done >= STEPS_A_REPLAY:
-            self.many()
+            self.many(self._several_steps)
             self.done += STEPS_A_REPLAY
         else:
-            self.one()
+            self.one(self._step)
             self.done += 1
 
     def is_ready(self, steps_per_epoch: int) -> bool:
