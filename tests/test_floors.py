@@ -16,7 +16,7 @@ ROOMS_FROM_FLOOR = {
     1: {"seeds", "recipe", "claims", "messages", "blocks", "models", "data", "store", "stats", "report"},
     2: {"study", "plan", "engine"},
     3: {"launch"},
-    4: {"cli", "api", "__init__"},
+    4: {"cli", "api", "__init__", "__main__"},
 }
 FLOOR = {room: floor for floor, rooms in ROOMS_FROM_FLOOR.items() for room in rooms}
 SAME_FLOOR = {  # importing room: rooms of its own floor that it needs
