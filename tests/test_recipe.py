@@ -97,7 +97,7 @@ def test_plain_values_name_the_parts_and_leave_defaults_out():
         ({"model": {"norm": "bacth"}}, "batch"),
         ({"model": {"activation": "rulu"}}, "relu"),
         ({"model": {"family": "transformer"}}, "convnet"),
-        ({"model": {"block": "conv-norm-norm"}}, "at most once"),
+        ({"model": {"block": "conv-norm-norm"}}, "none twice in a row"),
         ({"model": {"block": "norm-act"}}, "conv"),
         ({"model": {"block": "conv-nrm"}}, "did you mean 'norm'"),
         ({"model": {"block": "linear-act"}}, "linear"),
