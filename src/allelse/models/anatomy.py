@@ -66,7 +66,9 @@ def layer_rows(model: recipe.Model, image_shape: tuple[int, int, int], classes: 
 def _is_layer(module: nn.Module) -> bool:
     has_own_parameters = next(module.parameters(recurse=False), None) is not None
     has_parts = next(module.children(), None) is not None
-    return has_own_parameters or not (has_parts or isinstance(module, (nn.Identity, nn.ModuleList, nn.ModuleDict)))
+    return has_own_parameters or not (
+        has_parts or isinstance(module, (nn.Identity, nn.Sequential, nn.ModuleList, nn.ModuleDict))
+    )
 
 
 def _recorder(

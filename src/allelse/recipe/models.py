@@ -86,7 +86,7 @@ class _Blocks(Part):
     def _one_number_a_block(self) -> _Blocks:
         for name, numbers in self._lists().items():
             if isinstance(numbers, tuple) and len(numbers) < self.depth:
-                one = name.rpartition(".")[2].removesuffix("s")
+                one = "group count" if name == "norm.groups" else name
                 raise ValueError(
                     f"{name} lists {len(numbers)} blocks, depth asks for {self.depth}; give one {one} for each block"
                 )
