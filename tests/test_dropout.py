@@ -59,7 +59,7 @@ def test_the_share_of_zeros_is_the_rate_everywhere_and_the_mean_stays(rate):
     steps = torch.stack([dropout(x) for _ in range(8)])
     kept = steps != 0
     assert steps.unique().tolist() == pytest.approx([0, 1 / (1 - rate)], rel=1e-4)
-    for dims in [(0, 1), (1, 2, 3, 4), (0, 2, 3, 4), (0, 1, 2, 4), (0, 1, 2, 3)]:
+    for dims in [(1, 2, 3, 4), (0, 2, 3, 4), (0, 1, 3, 4), (0, 1, 2, 4), (0, 1, 2, 3)]:
         share = kept.double().mean(dims)
         sd = (rate * (1 - rate) * share.numel() / kept.numel()) ** 0.5
         assert ((share - (1 - rate)).abs() < 5.5 * sd).all(), f"over {dims}"
