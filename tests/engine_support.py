@@ -7,6 +7,7 @@ by a loop over single images, so that it shares nothing with the packed network 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from allelse.engine.batches import Draws, draw_epoch
 from allelse.engine.loop import Training
 from allelse.models import Network, build_network, initialise
 from allelse.records import Pack, RunSpec
+from allelse.seeds import stream
 
 CPU = torch.device("cpu")
 SEEDS = (3, 1, 11)
@@ -159,6 +161,58 @@ def plain_activation(activation: recipe.Activation) -> nn.Module:
     return kinds[name]() if name in kinds else nn.Identity()
 
 
+class PlainBlock(nn.Sequential):
+    """Its parts in order; one named ``shortcut`` sees what entered, and is added."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = x
+        for name, part in self.named_children():
+            out = out + part(x) if name == "shortcut" else part(out)
+        return out
+
+
+class PlainDropout(nn.Module):
+    """Dropout whose mask is written out number by number in Python's own integers."""
+
+    def __init__(self, name: str, rate: float) -> None:
+        super().__init__()
+        self.name, self.rate, self.seed, self.step = name, round(rate * 2**16) / 2**16, 0, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        kept = torch.tensor([self.keeps(*place, *x.shape[1:]) for place in np.ndindex(*x.shape)]).view(x.shape)
+        self.step += 1
+        return x * kept / (1 - self.rate)
+
+    def keeps(self, image: int, channel: int, *rest: int) -> bool:
+        at, (channels, *sides) = rest[: (len(rest) - 1) // 2], rest[(len(rest) - 1) // 2 :]
+        place = image
+        for side, along in zip(sides, at, strict=True):
+            place = place * side + along
+        key = dropout_key(self.seed, self.name)
+        word = place * -(-channels // 4) + channel // 4
+        bits = splitmix64(splitmix64(key + self.step * GAMMA) + word * GAMMA) >> 16 * (channel % 4) & 0xFFFF
+        signed = bits - 2**16 if bits >= 2**15 else bits
+        return signed + 2**15 >= self.rate * 2**16
+
+
+@cache
+def dropout_key(seed: int, name: str) -> int:
+    return int(stream(seed, "dropout", name).integers(-(2**63), 2**63))
+
+
+GAMMA = 0x9E3779B97F4A7C15
+
+
+def splitmix64(x: int) -> int:
+    """https://prng.di.unimi.it/splitmix64.c, in the public domain."""
+    x %= 2**64
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    x = (x ^ x >> 27) * 0x94D049BB133111EB % 2**64
+    return x ^ x >> 31
+
+
 def plain_network(model: recipe.Model, shape: tuple[int, int, int] = (6, 6, 2), classes: int = 3) -> nn.Sequential:
     """One lone network of torch's own layers in float64, its parameters named as the packed network's are."""
     height, width, channels = shape
@@ -166,46 +220,96 @@ def plain_network(model: recipe.Model, shape: tuple[int, int, int] = (6, 6, 2), 
     if mlp:
         channels *= height * width
 
-    def block(channels_in: int, channels_out: int, kernel: int, parts: Sequence[str]) -> nn.Sequential:
-        out, now = nn.Sequential(), channels_in
-        for part in parts:
-            if part == "conv":
-                out.add_module(part, nn.Conv2d(channels_in, channels_out, kernel, padding="same", bias=model.bias))
-                now = channels_out
-            elif part == "linear":
-                out.add_module(part, nn.Linear(channels_in, channels_out, model.bias))
-                now = channels_out
-            else:
-                out.add_module(
-                    part, plain_norm(model.norm, now, not mlp) if part == "norm" else plain_activation(model.activation)
-                )
+    def weight(channels_in: int, channels_out: int, kernel: int, stride: int, bias: bool) -> nn.Module:
+        if mlp:
+            return nn.Linear(channels_in, channels_out, bias)
+        return nn.Conv2d(channels_in, channels_out, kernel, stride, padding=kernel // 2, bias=bias)
+
+    def separable(channels_in: int, channels_out: int, kernel: int, stride: int) -> nn.Sequential:
+        out = nn.Sequential()
+        depthwise = nn.Conv2d(channels_in, channels_in, kernel, stride, kernel // 2, groups=channels_in, bias=False)
+        out.add_module("depthwise", depthwise)
+        out.add_module("pointwise", nn.Conv2d(channels_in, channels_out, 1, bias=model.bias))
+        return out
+
+    def block(
+        name: str, channels_in: int, channels_out: int, kernel: int, parts: Sequence[str], stride: int = 1, skip: bool = False
+    ) -> PlainBlock:
+        out, now, step, seen = PlainBlock(), channels_in, stride, dict.fromkeys(parts, 0)
+        for part in [*parts, *(["add"] if skip and "add" not in parts else [])]:
+            seen[part] = seen.get(part, 0) + 1
+            key = part if seen[part] == 1 else f"{part}{seen[part]}"
+            if part in ("conv", "linear"):
+                separate = not mlp and model.conv == "depthwise-separable" and name != "stem"
+                made = separable(now, channels_out, kernel, step) if separate else None
+                out.add_module(key, made or weight(now, channels_out, kernel, step, model.bias))
+                now, step = channels_out, 1
+            elif part == "norm":
+                number = 0 if name == "stem" else model.depth - 1 if name == "final" else int(name.split(".")[1])
+                out.add_module(key, plain_norm(norm_of(model.norm, number), now, not mlp))
+            elif part == "act":
+                out.add_module(key, plain_activation(model.activation))
+            elif part == "drop":
+                out.add_module(key, PlainDropout(f"{name}.{key}", model.dropout))
+            elif skip:
+                same = channels_in == channels_out and stride == 1
+                out.add_module("shortcut", nn.Identity() if same else weight(channels_in, channels_out, 1, stride, False))
         return out
 
     parts = model.block.split("-")
     network, blocks = nn.Sequential(), nn.Sequential()
+
+    def kept(**wanted: bool) -> list[str]:
+        return [part for part in dict.fromkeys(parts) if wanted.get(part)]
+
     if mlp:
         network.add_module("images", nn.Flatten())
     elif model.stem:
-        leave_out = {"norm": not model.stem.norm, "act": not model.stem.activation}
-        kept = [part for part in parts if not leave_out.get(part)]
-        network.add_module("stem", block(channels, model.stem.width, model.stem.kernel, kept))
+        stem = kept(conv=True, norm=model.stem.norm, act=model.stem.activation)
+        network.add_module("stem", block("stem", channels, model.stem.width, model.stem.kernel, stem))
         channels = model.stem.width
-    widths = [model.width] * model.depth if isinstance(model.width, int) else list(model.width)[: model.depth]
-    for number, wide in enumerate(widths):
-        inner = block(channels, wide, 0 if mlp else model.kernel, parts)
-        if not mlp and number + 1 in model.pool:
+    widths, kernels = (
+        [given] * model.depth if isinstance(given, int) else list(given)[: model.depth]
+        for given in (model.width, 1 if mlp else model.kernel)
+    )
+    for number, (wide, kernel) in enumerate(zip(widths, kernels, strict=True)):
+        halves = not mlp and number + 1 in model.pool
+        strides = halves and model.pool_kind == "stride"
+        inner = block(f"blocks.{number}", channels, wide, kernel, parts, 1 + strides, model.residual)
+        if strides:
+            height, width = (height + 1) // 2, (width + 1) // 2
+        elif halves:
             inner.add_module("pool", nn.MaxPool2d(2) if model.pool_kind == "max" else nn.AvgPool2d(2))
             height, width = height // 2, width // 2
         blocks.add_module(str(number), inner)
         channels = wide
     network.add_module("blocks", blocks)
     if not mlp:
+        last = kept(norm=model.head.norm, act=model.head.activation)
+        network.add_module("final", block("final", channels, channels, 0, last))
         gap = model.head.name == "gap"
         network.add_module("pool", nn.AdaptiveAvgPool2d(1) if gap else nn.AvgPool2d(model.head.pool))
         network.add_module("flatten", nn.Flatten())
         channels *= 1 if gap else (height // model.head.pool) * (width // model.head.pool)
+        hidden = nn.Sequential()
+        for number, features in enumerate(model.head.hidden):
+            linear = nn.Sequential()
+            linear.add_module("linear", nn.Linear(channels, features))
+            linear.add_module("act", plain_activation(model.activation))
+            linear.add_module("drop", PlainDropout(f"hidden.{number}.drop", model.head.dropout))
+            hidden.add_module(str(number), linear)
+            channels = features
+        if not model.head.hidden:
+            hidden.add_module("drop", PlainDropout("hidden.drop", model.head.dropout))
+        network.add_module("hidden", hidden)
     network.add_module("head", nn.Linear(channels, classes))
     return network.double()
+
+
+def norm_of(norm: recipe.Norm, number: int) -> recipe.Norm:
+    """The norm of the block of that number, counted from 0, where it lists its groups."""
+    listed = isinstance(getattr(norm, "groups", None), tuple)
+    return recipe.GroupNorm(groups=norm.groups[number], eps=norm.eps, affine=norm.affine) if listed else norm
 
 
 def packed_name(name: str) -> str:
@@ -214,7 +318,10 @@ def packed_name(name: str) -> str:
 
 
 def load_replica(plain: nn.Module, network: Network, replica: int) -> nn.Module:
-    """Give ``plain`` the weights and buffers of one replica."""
+    """Give ``plain`` the weights and buffers of one replica, which has the seed of its place in ``SEEDS``."""
+    for module in plain.modules():
+        if isinstance(module, PlainDropout):
+            module.seed, module.step = SEEDS[replica], 0
     state = network.state_dict()
     with torch.no_grad():
         for name, values in plain.state_dict().items():

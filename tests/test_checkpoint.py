@@ -79,6 +79,18 @@ def test_killed_and_resumed_equals_never_killed(optimizer, precision, tmp_path, 
             assert torch.equal(final_states[-1][name], values), name
 
 
+def test_dropout_goes_on_with_the_masks_that_would_have_come(tmp_path, final_states):
+    dataset = toy_dataset()
+    model = {"block": "conv-norm-act-drop", "dropout": 0.3, "head": {"hidden": [6], "dropout": 0.5}}
+    pack = pack_of(values_of(model=model))
+    whole = train_pack(pack, dataset, CPU)
+    for epoch in (2, 3):
+        train_until(epoch, pack, dataset, tmp_path / "c")
+    assert what_lasts(train_pack(pack, dataset, CPU, tmp_path / "c")) == what_lasts(whole)
+    for name, values in final_states[0].items():
+        assert torch.equal(final_states[-1][name], values), name
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_resuming_goes_on_where_the_checkpoint_was(norm, tmp_path):
     dataset = toy_dataset()

@@ -55,6 +55,53 @@ MODELS = {
     "mlp, widths, no bias": {"family": "mlp", "block": "linear-act-norm", "width": [6, 4], "bias": False},
     "mlp, norm first": {"family": "mlp", "block": "norm-act-linear", "norm": "layer", "activation": "prelu"},
     "mlp, group norm": {"family": "mlp", "block": "linear-norm-act", "norm": {"name": "group", "groups": 2}},
+    "residual": {"residual": True, "width": [4, 6, 6], "depth": 3, "pool": [2]},
+    "residual, add before the last activation": {
+        "block": "conv-norm-act-conv-norm-add-act",
+        "residual": True,
+        "width": [4, 6],
+        "pool": [1],
+        "pool_kind": "stride",
+    },
+    "add without residual": {"block": "conv-norm-act-conv-norm-add-act"},
+    "pre-activation": {
+        "block": "norm-act-conv-norm-act-conv",
+        "residual": True,
+        "stem": {"width": 4},
+        "width": [4, 6],
+        "pool": [2],
+        "pool_kind": "stride",
+        "head": {"norm": True, "activation": True},
+    },
+    "strides": {"pool": [1, 2], "pool_kind": "stride", "kernel": [5, 1], "bias": False},
+    "depthwise-separable": {"conv": "depthwise-separable", "kernel": [5, 3], "width": [4, 6], "stem": {"width": 4}},
+    "depthwise-separable, strides": {
+        "conv": "depthwise-separable",
+        "block": "act-conv-norm-act-conv",
+        "residual": True,
+        "pool": [1],
+        "pool_kind": "stride",
+    },
+    "groups by block": {"norm": {"name": "group", "groups": [2, 1, 3]}, "width": [4, 5, 6], "depth": 3, "stem": {"width": 4}},
+    "groups by block, norm first": {
+        "block": "norm-act-conv",
+        "norm": {"name": "group", "groups": [2, 1, 5]},
+        "width": [4, 5, 5],
+        "depth": 3,
+        "stem": {"width": 4, "norm": True},
+        "head": {"norm": True},
+    },
+    "hidden layers": {"head": {"name": "flatten", "hidden": [5, 4], "dropout": 0.25}, "pool": [1], "activation": "prelu"},
+    "dropout": {"block": "conv-norm-act-drop", "dropout": 0.25, "head": {"dropout": 0.5}},
+    "dropout twice": {"block": "drop-conv-act-drop-conv-norm", "dropout": 0.1, "width": [5, 8], "pool": [1]},
+    "mlp, residual, dropout": {
+        "family": "mlp",
+        "block": "linear-norm-act-drop-linear",
+        "residual": True,
+        "width": [5, 5, 6],
+        "depth": 3,
+        "dropout": 0.4,
+    },
 }
 
 
@@ -188,7 +235,13 @@ def test_whole_epochs_of_every_kind_of_model_equal_lone_runs(model, optimizer):
             assert ours == pytest.approx(theirs, rel=1e-10)
 
 
-@pytest.mark.parametrize("model", ["max pool", "flatten head", "mlp", "kernel of 5, widths"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        *("max pool", "flatten head", "mlp", "kernel of 5, widths", "pre-activation", "depthwise-separable, strides"),
+        *("hidden layers", "dropout", "mlp, residual, dropout"),
+    ],
+)
 @pytest.mark.parametrize("disturbed", range(len(SEEDS)))
 def test_a_disturbed_replica_changes_itself_and_no_other(model, disturbed, batch):
     def step(weights: float = 0.0, images: float = 0.0) -> dict[str, torch.Tensor]:

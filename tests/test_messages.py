@@ -16,7 +16,7 @@ RECIPE_KEYS = (
     "dataset, image_size, train_per_class, validation_per_class, epochs, batch_size, augment, optimizer, schedule, "
     "label_smoothing, precision, model"
 )
-MODEL_KEYS = "block, width, depth, bias, norm, activation, family, stem, kernel, pool, pool_kind, head"
+MODEL_KEYS = "block, width, depth, bias, norm, activation, dropout, residual, family, conv, stem, kernel, pool, pool_kind, head"
 ACTIVATIONS = "sigmoid, tanh, relu, silu, gelu, mish, identity, leaky_relu, prelu, elu"
 
 
@@ -106,13 +106,25 @@ COLUMNS = "run, arm, seed, status, error, accuracy, n, mean, sd, low, high, dive
         (
             "depth = 1",
             'depth = 1\nblock = "conv-nrm-act"',
-            "line 17: recipe.model.block: unknown part 'nrm'; did you mean 'norm'? allowed: conv, norm, act, joined by '-' in any order",
+            "line 17: recipe.model.block: unknown part 'nrm'; did you mean 'norm'? "
+            "allowed: conv, norm, act, drop, add, joined by '-' in any order",
         ),
         (
             "depth = 1",
             'depth = 1\nblock = "conv-act-act"',
-            "line 17: recipe.model.block: 'conv-act-act'; allowed: 'conv' once, with 'norm' and 'act' at most once each, "
-            "joined by '-' in any order",
+            "line 17: recipe.model.block: 'conv-act-act'; allowed: 'conv' at least once, 'norm', 'act' and 'drop', "
+            "joined by '-' in any order, none twice in a row",
+        ),
+        (
+            "depth = 1",
+            "depth = 1\ndropout = 0.2",
+            "line 17: recipe.model.dropout: dropout = 0.2 has no 'drop' in block = 'conv-norm-act'; "
+            "say where it acts, as in 'conv-norm-act-drop', or leave it out",
+        ),
+        (
+            "depth = 1",
+            'depth = 1\nblock = "conv-drop-act"',
+            "line 17: recipe.model.block: block is 'conv-drop-act', whose 'drop' needs a rate; give one, as in dropout = 0.2",
         ),
         (
             "depth = 1",

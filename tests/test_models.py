@@ -41,6 +41,9 @@ def test_a_norm_before_the_first_convolution_meets_the_images_channels():
         ({"depth": 1, "pool": [1]}, 1, "block 1"),
         ({"norm": "instance", "depth": 2, "pool": [1]}, 2, "1 × 1 in block 2"),
         ({"norm": "instance", "depth": 1}, 1, "1 × 1"),
+        ({"norm": "instance", "depth": 1, "pool": [1], "pool_kind": "stride"}, 2, "1 × 1 in block 1"),
+        ({"norm": "instance", "block": "norm-act-conv", "depth": 1, "pool": [1], "head": {"norm": True}}, 2, "in the head"),
+        ({"depth": 2, "pool": [1, 2], "pool_kind": "stride"}, 2, "block 2"),
         ({"head": {"name": "flatten", "pool": 7}}, 6, "7"),
         ({"head": {"name": "flatten", "pool": 4}, "pool": [1]}, 6, "3 × 3"),
     ],
@@ -92,3 +95,33 @@ def test_an_mlp_takes_images_of_any_shape():
     assert isinstance(model, recipe.MLP)
     shapes = [layer.shape for layer in layer_table(model, (4, 5, 3), 10) if layer.name.endswith("weight")]
     assert shapes == [(7, 60), (7,), (5, 7), (5,), (10, 5)]
+
+
+def test_the_names_of_layers_do_not_depend_on_what_else_is_there():
+    """Weights follow from names: a part that is repeated, moved, added or left out leaves those of the others alone."""
+    orders = ["conv-norm-act-conv-norm-add-act", "norm-act-conv-norm-act-conv", "drop-conv-conv2".replace("conv2", "act-conv")]
+    tables = [
+        {layer.name for layer in layer_table(model_of(block=order, dropout=0.1 if "drop" in order else None), (6, 6, 2), 3)}
+        for order in orders
+    ]
+    weights = {f"blocks.{block}.{conv}.{name}" for block in (0, 1) for conv in ("conv", "conv2") for name in ("weight", "bias")}
+    assert all(weights <= table for table in tables)
+    residual = layer_table(model_of(residual=True, width=[4, 4]), (6, 6, 2), 3)
+    assert {layer.name for layer in residual} - {layer.name for layer in layer_table(model_of(width=[4, 4]), (6, 6, 2), 3)} == {
+        "blocks.0.shortcut.weight"
+    }
+
+
+def test_he_et_al_2016_figure_4_can_be_written_as_orders():
+    """The five placements of activation (arXiv:1603.05027) share their convolutions, and all differ in what they compute."""
+    orders = {
+        "original": "conv-norm-act-conv-norm-add-act",
+        "norm after addition": "conv-norm-act-conv-add-norm-act",
+        "activation before addition": "conv-norm-act-conv-norm-act",
+        "activation-only pre-activation": "act-conv-norm-act-conv-norm",
+        "full pre-activation": "norm-act-conv-norm-act-conv",
+    }
+    x = torch.randn(4, 6, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    networks = [network_of(model_of(block=order, residual=True, stem={"width": 4})) for order in orders.values()]
+    assert all(torch.equal(networks[0].blocks[1].conv2.weight, network.blocks[1].conv2.weight) for network in networks)
+    assert len({network(x).sum().item() for network in networks}) == 5

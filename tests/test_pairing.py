@@ -21,6 +21,12 @@ ARMS = {
     "pooled": {"pool": [1]},
     "another width in block 2": {"width": [4, 6, 4]},
     "a stem with a norm": {"stem": {"width": 4, "norm": True}},
+    "residual": {"residual": True},
+    "two convolutions a block": {"block": "norm-act-conv-norm-act-conv"},
+    "dropout": {"block": "drop-conv-norm-act", "dropout": 0.5},
+    "strides": {"pool": [1], "pool_kind": "stride"},
+    "a hidden layer": {"head": {"hidden": [4]}},
+    "another kernel in block 2": {"kernel": [3, 5]},
 }
 ALL = ["flip", {"name": "crop", "padding": 1}, {"name": "cutout", "size": 2}]
 

@@ -56,11 +56,13 @@ FULL = {
         "width": [16, 32, 64],
         "depth": 2,
         "block": "act-conv-norm",
-        "norm": {"name": "group", "channels_per_group": 8},
+        "norm": {"name": "group", "groups": [4, 8]},
+        "kernel": [3, 5],
+        "residual": True,
         "activation": {"name": "elu", "alpha": 2.0},
         "pool": [1],
         "pool_kind": "avg",
-        "head": {"name": "flatten", "pool": 2},
+        "head": {"name": "flatten", "pool": 2, "hidden": [32, 16], "dropout": 0.5},
     },
 }
 
@@ -97,7 +99,7 @@ def test_plain_values_name_the_parts_and_leave_defaults_out():
         ({"model": {"norm": "bacth"}}, "batch"),
         ({"model": {"activation": "rulu"}}, "relu"),
         ({"model": {"family": "transformer"}}, "convnet"),
-        ({"model": {"block": "conv-norm-norm"}}, "at most once"),
+        ({"model": {"block": "conv-norm-norm"}}, "none twice in a row"),
         ({"model": {"block": "norm-act"}}, "conv"),
         ({"model": {"block": "conv-nrm"}}, "did you mean 'norm'"),
         ({"model": {"block": "linear-act"}}, "linear"),
@@ -112,7 +114,28 @@ def test_plain_values_name_the_parts_and_leave_defaults_out():
         ({"model": {"width": []}}, "from 1 to 65536"),
         ({"model": {"width": [8, "8"]}}, "whole number"),
         ({"model": {"width": [8, 8], "depth": 3}}, "one width for each block"),
+        ({"model": {"block": "act-drop-drop-conv", "dropout": 0.1}}, "none twice in a row"),
+        ({"model": {"block": "conv-add-norm-add", "residual": True}}, "'add' once, after the last 'conv'"),
+        ({"model": {"block": "conv-add-conv", "residual": True}}, "'add' once, after the last 'conv'"),
+        ({"model": {"block": "conv-drop"}}, "as in dropout = 0.2"),
+        ({"model": {"dropout": 0.2}}, "as in 'conv-norm-act-drop', or leave it out"),
+        ({"model": {"block": "conv-drop", "dropout": 1.0}}, "less than 1"),
+        ({"model": {"residual": "yes"}}, "valid boolean"),
+        ({"model": {"conv": "depthwise"}}, "'depthwise-separable'"),
+        ({"model": {"pool_kind": "strides"}}, "'stride'"),
         ({"model": {"kernel": 4}}, "odd"),
+        ({"model": {"kernel": [3, 4], "depth": 2}}, "kernel is 4"),
+        ({"model": {"kernel": [3, 3], "depth": 3}}, "kernel lists 2 blocks, depth asks for 3; give one kernel for each block"),
+        ({"model": {"kernel": 0}}, "from 1 to 65536"),
+        ({"model": {"norm": {"name": "group", "groups": [4, 4]}, "depth": 3}}, "norm.groups lists 2 blocks"),
+        ({"model": {"norm": {"name": "group", "groups": [4, 5]}, "depth": 2}}, "norm.groups = 5 does not divide the width 64"),
+        ({"model": {"norm": {"name": "group", "groups": [4, 0]}, "depth": 2}}, "from 1 to 65536"),
+        ({"model": {"norm": {"name": "group", "groups": [4], "channels_per_group": 2}, "depth": 1}}, "not both"),
+        ({"model": {"norm": {"name": "group", "groups": 3}, "block": "norm-conv", "depth": 1, "head": {"norm": True}}}, "64"),
+        ({"model": {"head": {"name": "flatten", "hidden": 128}}}, "valid tuple"),
+        ({"model": {"head": {"name": "flatten", "hidden": [0]}}}, "greater than or equal to 1"),
+        ({"model": {"head": {"dropout": 1.0}}}, "less than 1"),
+        ({"model": {"family": "mlp", "head": "gap"}}, "unknown key"),
         ({"model": {"stem": {"width": 8, "kernel": 2}}}, "odd"),
         ({"model": {"stem": {}}}, "width"),
         ({"model": {"pool": [0]}}, "greater than or equal to 1"),
@@ -182,6 +205,12 @@ def test_groups_matter_only_where_a_norm_meets_a_width():
     # A norm before the convolution never meets the last width, which goes to the head.
     recipe_of(model={"norm": group, "width": [8, 6], "depth": 2, "block": "norm-conv-act", "stem": {"width": 4}})
     recipe_of(model={"family": "mlp", "norm": group, "width": [8, 6], "depth": 2, "block": "norm-linear-act"})
+    # Blocks count their groups each for themselves, whichever width their norm meets; the stem is as the first block.
+    listed = {"name": "group", "groups": [4, 3]}
+    recipe_of(model={"norm": listed, "width": [8, 6], "depth": 2, "stem": {"width": 12, "norm": True}})
+    recipe_of(model={"norm": listed, "width": [6, 8], "depth": 2, "block": "norm-conv-act", "stem": {"width": 4}})
+    with pytest.raises(ValidationError, match="does not divide the width 6"):
+        recipe_of(model={"norm": listed, "width": [8, 6], "depth": 2, "stem": {"width": 6, "norm": True}})
     with pytest.raises(ValidationError, match="does not divide the width 6"):
         recipe_of(model={"norm": group, "width": [6, 8], "depth": 2, "block": "norm-conv-act"})
     with pytest.raises(ValidationError, match="does not divide the width 6"):

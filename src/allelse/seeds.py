@@ -16,7 +16,7 @@ def stream(seed: int, purpose: str, *keys: str | int) -> np.random.Generator:
 
     Arguments:
         seed: the replication.
-        purpose: what is drawn: ``init``, ``order``, ``augment``, ``subset`` or ``validation``.
+        purpose: what is drawn: ``init``, ``dropout``, ``order``, ``augment``, ``subset`` or ``validation``.
         keys: what tells draws of this purpose apart: a layer's name and shape, or an epoch.
 
     Returns:

@@ -7,9 +7,10 @@ Every parameter has shape [R, *the shape it has in a lone network]: replica r of
 """
 
 from allelse.blocks.activations import ACTIVATIONS, build_activation
-from allelse.blocks.block import Block, build_block
+from allelse.blocks.block import Block, build_block, build_dropout
+from allelse.blocks.dropout import Dropout
 from allelse.blocks.norms import NORMS, BatchNorm, build_norm
-from allelse.blocks.weights import Conv2d, Linear, Stacked
+from allelse.blocks.weights import Conv2d, Linear, SeparableConv2d, Stacked
 
 __all__ = [
     "ACTIVATIONS",
@@ -17,9 +18,12 @@ __all__ = [
     "BatchNorm",
     "Block",
     "Conv2d",
+    "Dropout",
     "Linear",
+    "SeparableConv2d",
     "Stacked",
     "build_activation",
     "build_block",
+    "build_dropout",
     "build_norm",
 ]

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from allelse import recipe
 from allelse.blocks.activations import build_activation
+from allelse.blocks.dropout import Dropout
 from allelse.blocks.norms import build_norm
+
+SHORTCUT = "shortcut"
 
 
 class Block(nn.Module):
-    """The parts ``conv`` (or ``linear``), ``norm`` and ``act``, each under its own name whatever the order.
+    """The parts ``conv`` (or ``linear``), ``norm``, ``act`` and ``drop``, each under its own name whatever the order.
 
-    The name does not depend on the order, so the same layer starts from the same weights in every order.
+    The name does not depend on the order, so the same layer starts from the same weights in every order. A part named
+    ``shortcut`` is applied to the block's input, and its output added to what has been computed so far.
     """
 
     def __init__(self, part_from_name: dict[str, nn.Module]) -> None:
@@ -21,28 +27,52 @@ class Block(nn.Module):
             self.add_module(name, part)
 
     def forward(self, x: Tensor) -> Tensor:
-        for part in self.children():
-            x = part(x)
+        entered = x
+        for name, part in self.named_children():
+            x = x + part(entered) if name == SHORTCUT else part(x)
         return x
 
 
-def build_block(replicas: int, weight: nn.Module, sizes: tuple[int, int], model: recipe.ConvNet | recipe.MLP) -> Block:
-    """A block in the order of ``model.block`` around ``weight``.
+def build_block(
+    replicas: int,
+    model: recipe.ConvNet | recipe.MLP,
+    number: int,
+    parts: Sequence[str],
+    sizes: tuple[int, int],
+    weights: Sequence[nn.Module],
+    shortcut: nn.Module | None = None,
+) -> Block:
+    """A block with its parts in order.
 
     Arguments:
         replicas: R.
-        weight: the convolution or linear layer.
-        sizes: channels or features of one replica that enter and leave ``weight``; a norm before it meets the first.
-        model: where order, norm and activation are declared.
+        model: where norm, activation and dropout are declared.
+        number: of the block, counted from 1.
+        parts: their names in order, as ``model.parts()`` gives them.
+        sizes: channels or features of one replica that enter and leave; parts before the first weight meet the first.
+        weights: its convolutions or linear layers in order.
+        shortcut: what the block's input goes through before it is added, at ``add`` or else at the end; ``None`` adds nothing.
     """
-    order = model.block.split("-")
-    at_weight = min(order.index(name) for name in ("conv", "linear") if name in order)
+    size, left = sizes[0], list(weights)
     part_from_name: dict[str, nn.Module] = {}
-    for place, name in enumerate(order):
-        if name == "norm":
-            part_from_name[name] = build_norm(replicas, sizes[place > at_weight], model.norm)
-        elif name == "act":
+    for name in parts:
+        kind = name.rstrip("0123456789")
+        if kind == "norm":
+            part_from_name[name] = build_norm(replicas, size, model.norm_of_block(number))
+        elif kind == "act":
             part_from_name[name] = build_activation(replicas, model.activation)
-        else:
-            part_from_name[name] = weight
+        elif kind == "drop":
+            part_from_name[name] = build_dropout(replicas, model.dropout)
+        elif kind != "add":
+            part_from_name[name] = left.pop(0)
+            size = sizes[1]
+        elif shortcut is not None:
+            part_from_name[SHORTCUT] = shortcut
+    if shortcut is not None:
+        part_from_name.setdefault(SHORTCUT, shortcut)
     return Block(part_from_name)
+
+
+def build_dropout(replicas: int, rate: float | None) -> nn.Module:
+    """Dropout at ``rate``; at none of 0 there is none."""
+    return Dropout(replicas, rate) if rate else nn.Identity()

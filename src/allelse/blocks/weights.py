@@ -40,30 +40,53 @@ class Stacked(nn.Module):
 
 
 class Conv2d(Stacked):
-    """R convolutions as one with R groups, stride 1, padded to keep the size. [N, R·Cin, H, W] → [N, R·Cout, H, W]."""
+    """R convolutions as one with R times as many groups, padded by half the kernel. [N, R·Cin, H, W] → [N, R·Cout, H', W'].
+
+    Stride 1 keeps the size, stride 2 halves it, rounded up.
+    """
 
     weight: nn.Parameter
     bias: nn.Parameter | None
 
-    def __init__(self, replicas: int, channels_in: int, channels_out: int, kernel: int, bias: bool) -> None:
+    def __init__(
+        self, replicas: int, channels_in: int, channels_out: int, kernel: int, bias: bool, stride: int = 1, groups: int = 1
+    ) -> None:
         super().__init__(replicas)
-        shape = (channels_out, channels_in, kernel, kernel)
+        shape = (channels_out, channels_in // groups, kernel, kernel)
         self.padding = kernel // 2
+        self.stride = stride
+        self.groups = groups
         self.by_patches = False
-        """compute by im2col and a batched product (``im2col``) instead of a grouped convolution"""
+        """compute by im2col and a batched product instead of a grouped convolution, where the stride is 1 and groups are too"""
         self.add_parameter("weight", shape, uniform(prod(shape[1:])))
         if bias:
             self.add_parameter("bias", (channels_out,), uniform(prod(shape[1:])))
         else:
             self.register_parameter("bias", None)
 
+    def extra_repr(self) -> str:
+        height, width = self.weight.shape[-2:]
+        return f"{height}×{width}, stride {self.stride}" + (f", {self.groups} groups" if self.groups > 1 else "")
+
     def forward(self, x_NRCHW: Tensor) -> Tensor:
-        if self.by_patches:
+        if self.by_patches and self.stride == self.groups == 1:
             out_NRDHW = conv2d_by_patches(x_NRCHW, self.weight.to(x_NRCHW.dtype))
             return out_NRDHW if self.bias is None else out_NRDHW + self.bias.to(x_NRCHW.dtype).view(-1, 1, 1)
         weight = self.weight.flatten(0, 1).to(x_NRCHW.dtype)
         bias = None if self.bias is None else self.bias.flatten().to(x_NRCHW.dtype)
-        return F.conv2d(x_NRCHW, weight, bias, padding=self.padding, groups=self.replicas)
+        return F.conv2d(x_NRCHW, weight, bias, self.stride, self.padding, groups=self.replicas * self.groups)
+
+
+class SeparableConv2d(nn.Module):
+    """A filter for each channel, without bias, then a 1 × 1 convolution over all channels (Chollet 2017, arXiv:1610.02357)."""
+
+    def __init__(self, replicas: int, channels_in: int, channels_out: int, kernel: int, bias: bool, stride: int = 1) -> None:
+        super().__init__()
+        self.depthwise = Conv2d(replicas, channels_in, channels_in, kernel, False, stride, groups=channels_in)
+        self.pointwise = Conv2d(replicas, channels_in, channels_out, 1, bias)
+
+    def forward(self, x_NRCHW: Tensor) -> Tensor:
+        return self.pointwise(self.depthwise(x_NRCHW))
 
 
 class Linear(Stacked):

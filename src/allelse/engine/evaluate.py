@@ -43,7 +43,8 @@ def set_statistics(network: Network, statistics: Statistics) -> None:
 def evaluate(
     network: Network, feed: ImageFeed, index_nR: Tensor, dtype: torch.dtype, statistics: Statistics = "running"
 ) -> Score:
-    """Score every replica on the images at ``index_nR`` ([n, R], or [n, 1] for all), in that order."""
+    """Score every replica on the images at ``index_nR`` ([n, R], or [n, 1] for all), in that order, without dropout."""
+    network.eval()
     set_statistics(network, statistics)
     loss = torch.zeros(network.replicas, dtype=sum_dtype(index_nR.device), device=index_nR.device)
     correct = torch.zeros_like(loss)
@@ -52,6 +53,7 @@ def evaluate(
         loss += F.cross_entropy(logits_RBK.transpose(1, 2), labels_RB, reduction="none").sum(1)
         correct += (logits_RBK.argmax(2) == labels_RB).sum(1)
     set_statistics(network, "update")
+    network.train()
     return Score(loss / len(index_nR), 100 * correct / len(index_nR))
 
 
@@ -59,8 +61,10 @@ def evaluate(
 def recalibrate(network: Network, feed: ImageFeed, index_nR: Tensor, dtype: torch.dtype) -> None:
     """Replace all running statistics by the plain average of batch statistics over the images at ``index_nR``.
 
-    The rule is that of ``torch.optim.swa_utils.update_bn``, with large fixed batches and no augmentation.
+    The rule is that of ``torch.optim.swa_utils.update_bn``, with large fixed batches, no augmentation and no dropout: dropout
+    changes the variance that a later norm meets (Li et al. 2019, arXiv:1801.05134), and the network is evaluated without it.
     """
+    network.eval()
     norms = batch_norms(network)
     momenta = [norm.momentum for norm in norms]
     set_statistics(network, "update")
@@ -70,6 +74,7 @@ def recalibrate(network: Network, feed: ImageFeed, index_nR: Tensor, dtype: torc
         network(x)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
+    network.train()
 
 
 Moments = list[tuple[Tensor, Tensor]]
@@ -131,10 +136,12 @@ def scatter_of_batch_means(
         )
 
     hooks = [norm.register_forward_pre_hook(collector(found)) for norm, found in zip(batch_norms(network), means, strict=True)]
+    network.eval()
     set_statistics(network, "batch")
     for x, _ in feed.evaluation_batches(index_nR[: batches * batch_size], network.replicas, dtype, batch_size):
         network(x)
     set_statistics(network, "update")
+    network.train()
     for hook in hooks:
         hook.remove()
     return [torch.stack(found).std(0, correction=0) for found in means]

@@ -14,6 +14,7 @@ Rows are plain mappings, one a layer and step, with ``layer``, ``step``, ``epoch
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from allelse.blocks import BatchNorm, Block, Stacked
+from allelse.blocks.block import SHORTCUT
 from allelse.models import Network
 
 FLAT = 0.05
@@ -57,7 +59,7 @@ class Probe:
         place = {"step": step, "epoch": epoch}
         hooks = []
         for name, module in self.network.named_modules():
-            if name.rpartition(".")[2] == "act":
+            if re.fullmatch(r"act\d*", name.rpartition(".")[2]):
                 hooks.append(module.register_forward_hook(self._on_activation(name, place)))
             elif isinstance(module, Block):
                 hooks.append(module.register_forward_hook(self._on_block(name, place)))
@@ -147,7 +149,7 @@ def summarise(rows: Sequence[Row]) -> dict[str, float]:
         gradients = [
             row["gradient_ratio"]
             for row in rows
-            if row["step"] == step and "gradient_ratio" in row and row["layer"][:6] == "blocks"
+            if row["step"] == step and "gradient_ratio" in row and row["layer"][:6] == "blocks" and SHORTCUT not in row["layer"]
         ]
         if gradients:
             floor = 1e-30
@@ -157,7 +159,7 @@ def summarise(rows: Sequence[Row]) -> dict[str, float]:
         last = [row[name] for row in found if row["step"] == found[-1]["step"]]
         if last:
             metrics[name] = sum(last) / len(last)
-    ranks = [row["effective_rank"] for row in rows if "effective_rank" in row]
+    ranks = [row["effective_rank"] for row in rows if "effective_rank" in row and row["layer"][:6] == "blocks"]
     if ranks:
         metrics["effective_rank"] = ranks[-1]
     return metrics

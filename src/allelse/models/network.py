@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import ceil
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from allelse import recipe
-from allelse.blocks import Conv2d, Linear, Stacked, build_block
+from allelse.blocks import (
+    Block,
+    Conv2d,
+    Dropout,
+    Linear,
+    SeparableConv2d,
+    Stacked,
+    build_activation,
+    build_block,
+    build_dropout,
+)
 from allelse.errors import StudyError
 from allelse.seeds import stream
+
+
+class GlobalAverage(nn.Module):
+    """The mean over all positions. [N, R·C, H, W] → [N, R·C]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
 
 
 class Network(nn.Module):
@@ -21,34 +38,29 @@ class Network(nn.Module):
     def __init__(self, replicas: int) -> None:
         super().__init__()
         self.replicas = replicas
+        self.flatten_images = False
         self.stem: nn.Module = nn.Identity()
         self.blocks = nn.ModuleList()
-        self.pool_after: frozenset[int] = frozenset()
-        self.pool: Callable[[Tensor, int], Tensor] = F.max_pool2d
-        self.head_pool = 0  # 0: average all positions
-        self.flatten_images = False
+        self.pool = nn.ModuleDict()  # by the number of the block before it, counted from 1
+        self.final: nn.Module = nn.Identity()
+        self.head_pool: nn.Module = nn.Identity()
+        self.hidden = nn.Sequential()
         self.head: Linear
 
     def features(self, x: Tensor) -> Tensor:
-        """What the head's linear layer sees: [N, R·F]."""
+        """What the head's first linear layer sees: [N, R·F]."""
         if self.flatten_images:
             x = x.flatten(1)
         x = self.stem(x)
         for number, block in enumerate(self.blocks, start=1):
             x = block(x)
-            if number in self.pool_after:
-                x = self.pool(x, 2)
-        if x.dim() == 2:
-            return x
-        if self.head_pool == 0:
-            return x.mean((2, 3))
-        if self.head_pool > 1:
-            x = F.avg_pool2d(x, self.head_pool)
-        return x.flatten(1)  # channel by channel, so the R replicas stay apart
+            if str(number) in self.pool:
+                x = self.pool[str(number)](x)
+        return self.head_pool(self.final(x)).flatten(1)  # channel by channel, so the R replicas stay apart
 
     def forward(self, x: Tensor) -> Tensor:
         features_NRF = self.features(x).to(self.head.weight.dtype)  # the head is cheap: it computes in the weights' precision
-        logits_NRK = self.head(features_NRF)
+        logits_NRK = self.head(self.hidden(features_NRF))
         return logits_NRK.unflatten(1, (self.replicas, -1)).transpose(0, 1)
 
 
@@ -77,44 +89,100 @@ def build_network(model: recipe.Model, image_shape: tuple[int, int, int], classe
 
 
 def _add_linear_blocks(network: Network, model: recipe.MLP, features: int) -> int:
+    """Returns what leaves the last block."""
     network.flatten_images = True
-    for width in model.widths():
-        weight = Linear(network.replicas, features, width, model.bias)
-        network.blocks.append(build_block(network.replicas, weight, (features, width), model))
+    replicas, parts = network.replicas, model.parts()
+    for number, width in enumerate(model.widths(), start=1):
+        weights = [Linear(replicas, entering, width, model.bias) for entering in _entering(parts, "linear", features, width)]
+        shortcut: nn.Module | None = None
+        if model.residual:
+            shortcut = nn.Identity() if features == width else Linear(replicas, features, width, bias=False)
+        network.blocks.append(build_block(replicas, model, number, parts, (features, width), weights, shortcut))
         features = width
     return features
 
 
 def _add_convolution_blocks(network: Network, model: recipe.ConvNet, image_shape: tuple[int, int, int]) -> int:
-    replicas = network.replicas
+    """Returns what the head's first linear layer sees."""
+    replicas, parts = network.replicas, model.parts()
     height, width, channels = image_shape
     if model.stem:
         stem = model.stem
         weight = Conv2d(replicas, channels, stem.width, stem.kernel, model.bias)
-        wanted = {"conv": True, "norm": stem.norm, "act": stem.activation}
-        order = "-".join(name for name in model.block.split("-") if wanted[name])
-        network.stem = build_block(replicas, weight, (channels, stem.width), model.model_copy(update={"block": order}))
+        kept = _once(parts, conv=True, norm=stem.norm, act=stem.activation)
+        network.stem = build_block(replicas, model, 1, kept, (channels, stem.width), [weight])
         channels = stem.width
-    network.pool = F.avg_pool2d if model.pool_kind == "avg" else F.max_pool2d
-    network.pool_after = frozenset(model.pool)
-    for number, block_width in enumerate(model.widths(), start=1):
-        if model.norm.name == "instance" and "norm" in model.block and height * width == 1:
-            raise StudyError(f"instance norm meets images of 1 × 1 in block {number} and would set them to 0; pool less often")
-        weight = Conv2d(replicas, channels, block_width, model.kernel, model.bias)
-        network.blocks.append(build_block(replicas, weight, (channels, block_width), model))
+    normed_before, normed_after = ("norm" in around for around in model.around_weight())
+    kind = SeparableConv2d if model.conv == "depthwise-separable" else Conv2d
+    for number, (block_width, kernel) in enumerate(zip(model.widths(), model.kernels(), strict=True), start=1):
+        halves = number in model.pool
+        stride = 2 if halves and model.pool_kind == "stride" else 1
+        if halves and min(height, width) < 2:
+            raise StudyError(
+                f"model.pool halves the image after block {number}, where it is {height} × {width} already; pool less often"
+            )
+        if normed_before:
+            _check_norm(model, height * width, f"block {number}")
+        height, width = ceil(height / stride), ceil(width / stride)
+        if normed_after:
+            _check_norm(model, height * width, f"block {number}")
+        weights = [
+            kind(replicas, entering, block_width, kernel, model.bias, 1 if place else stride)
+            for place, entering in enumerate(_entering(parts, "conv", channels, block_width))
+        ]
+        shortcut: nn.Module | None = None
+        if model.residual:
+            same = channels == block_width and stride == 1
+            shortcut = nn.Identity() if same else Conv2d(replicas, channels, block_width, 1, False, stride)
+        network.blocks.append(build_block(replicas, model, number, parts, (channels, block_width), weights, shortcut))
         channels = block_width
-        if number in network.pool_after:
-            if min(height, width) < 2:
-                raise StudyError(
-                    f"model.pool halves the image after block {number}, where it is {height} × {width} already; pool less often"
-                )
+        if halves and model.pool_kind != "stride":
+            network.pool[str(number)] = nn.AvgPool2d(2) if model.pool_kind == "avg" else nn.MaxPool2d(2)
             height, width = height // 2, width // 2
-    if model.head.name == "gap":
-        return channels
-    network.head_pool = model.head.pool
-    if model.head.pool > min(height, width):
-        raise StudyError(f"model.head.pool = {model.head.pool} is more than the {height} × {width} pixels that reach the head")
-    return channels * (height // model.head.pool) * (width // model.head.pool)
+    return _add_head(network, model, (height, width, channels))
+
+
+def _entering(parts: Sequence[str], weight: str, first: int, width: int) -> list[int]:
+    """What enters each convolution or linear layer of a block."""
+    return [first if name == weight else width for name in parts if name.startswith(weight)]
+
+
+def _once(parts: Sequence[str], **wanted: bool) -> list[str]:
+    """The wanted kinds of parts in the order in which a block has them first."""
+    return [name for name in parts if wanted.get(name)]
+
+
+def _check_norm(model: recipe.ConvNet, positions: int, where: str) -> None:
+    if model.norm.name == "instance" and positions == 1:
+        raise StudyError(f"instance norm meets images of 1 × 1 in {where} and would set them to 0; pool less often")
+
+
+def _add_head(network: Network, model: recipe.ConvNet, shape: tuple[int, int, int]) -> int:
+    replicas, parts, head = network.replicas, model.parts(), model.head
+    height, width, channels = shape
+    if kept := _once(parts, norm=head.norm, act=head.activation):
+        if "norm" in kept:
+            _check_norm(model, height * width, "the head")
+        network.final = build_block(replicas, model, model.depth, kept, (channels, channels), [])
+    if head.name == "gap":
+        network.head_pool, features = GlobalAverage(), channels
+    else:
+        if head.pool > min(height, width):
+            raise StudyError(f"model.head.pool = {head.pool} is more than the {height} × {width} pixels that reach the head")
+        if head.pool > 1:
+            network.head_pool = nn.AvgPool2d(head.pool)
+        features = channels * (height // head.pool) * (width // head.pool)
+    for number, hidden in enumerate(head.hidden):
+        part_from_name = {
+            "linear": Linear(replicas, features, hidden),
+            "act": build_activation(replicas, model.activation),
+            "drop": build_dropout(replicas, head.dropout),
+        }
+        network.hidden.add_module(str(number), Block(part_from_name))
+        features = hidden
+    if not head.hidden:
+        network.hidden.add_module("drop", build_dropout(replicas, head.dropout))
+    return features
 
 
 def stacked_parameters(network: nn.Module) -> Iterator[tuple[str, Stacked, str, nn.Parameter]]:
@@ -126,7 +194,10 @@ def stacked_parameters(network: nn.Module) -> Iterator[tuple[str, Stacked, str, 
 
 
 def initialise(network: Network, seeds: Sequence[int]) -> None:
-    """Fill replica r from ``seeds[r]``: each layer from its own stream, keyed by its name and shape (invariant 1)."""
+    """Fill replica r from ``seeds[r]``: each layer from its own stream, keyed by its name and shape (invariant 1).
+
+    So does each dropout, whose stream is keyed by its name alone.
+    """
     for full_name, module, name, parameter in stacked_parameters(network):
         shape = tuple(parameter.shape[1:])
         fill = module.fill_from_name[name]
@@ -134,6 +205,10 @@ def initialise(network: Network, seeds: Sequence[int]) -> None:
             values = fill(stream(seed, "init", full_name, *shape), shape)
             with torch.no_grad():
                 parameter[replica] = torch.from_numpy(values).to(parameter.dtype)
+    for name, dropout in network.named_modules():
+        if isinstance(dropout, Dropout):
+            for replica, seed in enumerate(seeds):
+                dropout.draw_key(replica, stream(seed, "dropout", name))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
 from pydantic_core import PydanticCustomError
 
 from allelse.errors import did_you_mean
@@ -14,6 +14,16 @@ Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _check_per_block(value: Any) -> int | tuple[int, ...]:
+    numbers = value if isinstance(value, (list, tuple)) else [value]
+    if not numbers or not all(type(number) is int and 1 <= number <= 65_536 for number in numbers):
+        raise ValueError("allowed: a whole number from 1 to 65536, or a list with one for each block")
+    return tuple(numbers) if isinstance(value, (list, tuple)) else value
+
+
+PerBlock = Annotated[Any, PlainValidator(_check_per_block, json_schema_input_type=int | list[int])]
 
 NAMING = ("name", "family")
 """Fields that say which part this is; they are written also where they are the default."""

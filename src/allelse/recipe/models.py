@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Union
 
 from pydantic import Discriminator, Field, PlainValidator, Tag, model_validator
 
 from allelse.errors import did_you_mean
 from allelse.recipe.activations import Activation, PlainActivation
-from allelse.recipe.base import Count, Listed, Named, Part
+from allelse.recipe.base import Count, Fraction, Listed, Named, Part, PerBlock
 from allelse.recipe.norms import BatchNorm, GroupNorm, Norm
-
-
-def _check_widths(value: Any) -> int | tuple[int, ...]:
-    widths = value if isinstance(value, (list, tuple)) else [value]
-    if not widths or not all(type(width) is int and 1 <= width <= 65_536 for width in widths):
-        raise ValueError("allowed: a whole number from 1 to 65536, or a list with one for each block")
-    return tuple(widths) if isinstance(value, (list, tuple)) else value
-
-
-Widths = Annotated[Any, PlainValidator(_check_widths, json_schema_input_type=int | list[int])]
 
 
 def _check_order(value: Any, weight: str) -> str:
     parts = value.split("-") if isinstance(value, str) else []
-    known = (weight, "norm", "act")
+    known = (weight, "norm", "act", "drop", "add")
     for part in parts:
         if part not in known:
             raise ValueError(f"unknown part {part!r}; {did_you_mean(part, known)}, joined by '-' in any order")
-    if weight not in parts or len(set(parts)) != len(parts):
-        raise ValueError(f"allowed: {weight!r} once, with 'norm' and 'act' at most once each, joined by '-' in any order")
+    if weight not in parts or any(first == second for first, second in pairwise(parts)):
+        raise ValueError(
+            f"allowed: {weight!r} at least once, 'norm', 'act' and 'drop', joined by '-' in any order, none twice in a row"
+        )
+    if "add" in parts and (parts.count("add") > 1 or weight in parts[parts.index("add") :]):
+        raise ValueError(f"allowed: 'add' once, after the last {weight!r}")
     return value
 
 
@@ -49,9 +44,17 @@ class Head(Part):
     """From the last block's features to the classes."""
 
     name: Literal["gap", "flatten"] = "gap"
-    """``gap``: global average, then a linear layer; ``flatten``: all positions into a linear layer"""
+    """``gap``: global average, then linear layers; ``flatten``: all positions into linear layers"""
     pool: Count = 1
     """``flatten`` only: average windows of this many pixels first"""
+    norm: bool = False
+    """whether the model's norm comes first, where the block order has it: after pre-activated blocks"""
+    activation: bool = False
+    """whether the model's activation comes first, too"""
+    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=65_536)], ...], Listed] = ()
+    """features of linear layers before the last one, each followed by the model's activation"""
+    dropout: Fraction = 0.0
+    """share that is zeroed in training after each hidden layer; where there is none, of what enters the linear layer"""
 
     @model_validator(mode="after")
     def _pool_needs_flatten(self) -> Head:
@@ -64,8 +67,8 @@ class _Blocks(Part):
     """What every family of block networks has."""
 
     block: str
-    """the order of the block's parts, joined by '-', each at most once"""
-    width: Widths = 64
+    """the order of the block's parts, joined by '-'; ``add``: where a residual block adds its input, if not at the end"""
+    width: PerBlock = 64
     """channels or features of every block, or one number for each block"""
     depth: Annotated[int, Field(ge=1, le=1_000)] = 4
     """number of blocks"""
@@ -73,33 +76,78 @@ class _Blocks(Part):
     """whether the blocks' convolutions or linear layers have one"""
     norm: Norm = BatchNorm()
     activation: Activation = PlainActivation(name="relu")
+    dropout: Fraction | None = None
+    """share of the numbers that ``drop`` zeroes in training (Srivastava et al. 2014), to the nearest 1/65536"""
+    residual: bool = False
+    """whether a block's input is added to what it computes, through a linear projection without bias or norm where the shapes
+    differ (He et al. 2016, arXiv:1512.03385, equations 1 and 2)"""
 
     @model_validator(mode="after")
-    def _one_width_a_block(self) -> _Blocks:
-        if isinstance(self.width, tuple) and len(self.width) < self.depth:
+    def _one_number_a_block(self) -> _Blocks:
+        for name, numbers in self._lists().items():
+            if isinstance(numbers, tuple) and len(numbers) < self.depth:
+                one = "group count" if name == "norm.groups" else name
+                raise ValueError(
+                    f"{name} lists {len(numbers)} blocks, depth asks for {self.depth}; give one {one} for each block"
+                )
+        return self
+
+    def _lists(self) -> dict[str, Any]:
+        """The fields that may have one number for each block."""
+        return {"width": self.width, "norm.groups": getattr(self.norm, "groups", None)}
+
+    @model_validator(mode="after")
+    def _drop_has_a_rate(self) -> _Blocks:
+        drops = "drop" in self.block.split("-")
+        if drops and self.dropout is None:
+            raise ValueError(f"block is {self.block!r}, whose 'drop' needs a rate; give one, as in dropout = 0.2")
+        if self.dropout is not None and not drops:
             raise ValueError(
-                f"width lists {len(self.width)} blocks, depth asks for {self.depth}; give one width for each block"
+                f"dropout = {self.dropout:g} has no 'drop' in block = {self.block!r}; "
+                f"say where it acts, as in '{self.block}-drop', or leave it out"
             )
         return self
 
     @model_validator(mode="after")
     def _groups_divide_widths(self) -> _Blocks:
         if isinstance(self.norm, GroupNorm) and "norm" in self.block.split("-"):
-            for width in self.normalised_widths():
-                self.norm.groups_of(width)
+            for number, width in self.normalised_widths():
+                self.norm_of_block(number).groups_of(width)
         return self
 
-    def normalised_widths(self) -> tuple[int, ...]:
-        """The widths that the norm meets, without the images' own channels; one before the weights meets what enters them."""
-        return self.widths()[:-1] if self.norm_comes_first() else self.widths()
+    def normalised_widths(self) -> list[tuple[int, int]]:
+        """Number of the block and the width that its norm meets, without the images' own channels.
 
-    def norm_comes_first(self) -> bool:
-        """Whether a block's norm stands before its convolution or linear layer."""
-        return self.block.startswith(("norm", "act-norm"))
+        One before the weights meets what enters the block.
+        """
+        widths = self.widths()
+        before, after = ("norm" in parts for parts in self.around_weight())
+        entering = list(enumerate(widths[:-1], start=2)) if before else []
+        return entering + (list(enumerate(widths, start=1)) if after else [])
+
+    def parts(self) -> tuple[str, ...]:
+        """The block's parts in order, a repeated one with its number: ``conv``, ``act``, ``conv2``, ``act2``."""
+        names = self.block.split("-")
+        counts = [names[: place + 1].count(name) for place, name in enumerate(names)]
+        return tuple(name if count == 1 else f"{name}{count}" for name, count in zip(names, counts, strict=True))
+
+    def around_weight(self) -> tuple[list[str], list[str]]:
+        """The parts before and after the first convolution or linear layer."""
+        names = self.block.split("-")
+        place = next(place for place, name in enumerate(names) if name in ("conv", "linear"))
+        return names[:place], names[place + 1 :]
 
     def widths(self) -> tuple[int, ...]:
         """The width of each block in order; a list longer than ``depth`` gives its first ``depth``."""
-        return self.width[: self.depth] if isinstance(self.width, tuple) else (self.width,) * self.depth
+        return self._per_block(self.width)
+
+    def norm_of_block(self, number: int) -> Any:
+        """The norm of block ``number``, counted from 1, with the groups of that block."""
+        groups = getattr(self.norm, "groups", None)
+        return self.norm.model_copy(update={"groups": groups[number - 1]}) if isinstance(groups, tuple) else self.norm
+
+    def _per_block(self, value: int | tuple[int, ...]) -> tuple[int, ...]:
+        return value[: self.depth] if isinstance(value, tuple) else (value,) * self.depth
 
 
 class ConvNet(_Blocks):
@@ -107,21 +155,36 @@ class ConvNet(_Blocks):
 
     family: Literal["convnet"] = "convnet"
     block: Annotated[str, PlainValidator(lambda value: _check_order(value, "conv"))] = "conv-norm-act"
+    conv: Literal["full", "depthwise-separable"] = "full"
+    """of the blocks; ``depthwise-separable``: one filter a channel, then 1 × 1 over all channels with nothing between the two
+    (Chollet 2017, arXiv:1610.02357)"""
     stem: Stem | None = None
-    kernel: Count = 3
-    """side of every block's convolution, in pixels; padded to keep the size, so odd"""
+    kernel: PerBlock = 3
+    """side of the blocks' convolutions in pixels, or one number for each block; padded to keep the size, so odd"""
     pool: Annotated[tuple[Count, ...], Listed] = ()
     """halve the image after these blocks (counted from 1), where the network has them"""
-    pool_kind: Literal["max", "avg"] = "max"
+    pool_kind: Literal["max", "avg", "stride"] = "max"
+    """how; ``stride``: by no pooling, but the first convolution of these blocks has stride 2 (Springenberg et al. 2015,
+    arXiv:1412.6806), and an odd side is rounded up, not down"""
     head: Annotated[Head, Named] = Head()
 
-    def normalised_widths(self) -> tuple[int, ...]:
-        meets_stem = self.stem and (self.stem.norm or self.norm_comes_first())
-        return super().normalised_widths() + ((self.stem.width,) if self.stem and meets_stem else ())
+    def normalised_widths(self) -> list[tuple[int, int]]:
+        before, _ = self.around_weight()
+        stem = [(1, self.stem.width)] if self.stem and (self.stem.norm or "norm" in before) else []
+        head = [(self.depth, self.widths()[-1])] if self.head.norm else []
+        return stem + super().normalised_widths() + head
+
+    def kernels(self) -> tuple[int, ...]:
+        """The kernel of each block in order."""
+        return self._per_block(self.kernel)
+
+    def _lists(self) -> dict[str, Any]:
+        return {**super()._lists(), "kernel": self.kernel}
 
     @model_validator(mode="after")
     def _odd_kernels(self) -> ConvNet:
-        for where, kernel in (("kernel", self.kernel), ("stem.kernel", self.stem.kernel if self.stem else 1)):
+        kernels = [("kernel", kernel) for kernel in self.kernels()]
+        for where, kernel in [*kernels, ("stem.kernel", self.stem.kernel if self.stem else 1)]:
             if kernel % 2 == 0:
                 raise ValueError(f"{where} is {kernel}; allowed: odd numbers, so that padding keeps the image's size")
         return self

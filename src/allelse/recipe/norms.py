@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Union
 
 from pydantic import Field, model_validator
 
-from allelse.recipe.base import Count, Named, Part, Positive
+from allelse.recipe.base import Count, Named, Part, PerBlock, Positive
 
 
 class BatchNorm(Part):
@@ -23,8 +23,9 @@ class GroupNorm(Part):
     """Wu and He 2018 (arXiv:1803.08494), as ``torch.nn.GroupNorm``."""
 
     name: Literal["group"] = "group"
-    groups: Count | None = None
-    """how many groups the channels are cut into; 32 when neither this nor ``channels_per_group`` is given"""
+    groups: PerBlock | None = None
+    """how many groups the channels are cut into, or one number for each block, whose first the stem has too; 32 when neither
+    this nor ``channels_per_group`` is given"""
     channels_per_group: Count | None = None
     eps: Positive = 1e-5
     affine: bool = True
