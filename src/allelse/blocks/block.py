@@ -32,7 +32,7 @@ def build_block(replicas: int, weight: nn.Module, sizes: tuple[int, int], model:
     Arguments:
         replicas: R.
         weight: the convolution or linear layer.
-        sizes: channels or features of one replica that enter and leave ``weight``; a norm before it meets the first.
+        sizes: channels or features of one replica that enter and leave ``weight``; a part before it meets the first.
         model: where order, norm and activation are declared.
     """
     order = model.block.split("-")
@@ -42,7 +42,7 @@ def build_block(replicas: int, weight: nn.Module, sizes: tuple[int, int], model:
         if name == "norm":
             part_from_name[name] = build_norm(replicas, sizes[place > at_weight], model.norm)
         elif name == "act":
-            part_from_name[name] = build_activation(replicas, model.activation)
+            part_from_name[name] = build_activation(replicas, sizes[place > at_weight], model.activation)
         else:
             part_from_name[name] = weight
     return Block(part_from_name)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from allelse import recipe
-from allelse.blocks import Conv2d, Linear, Stacked, build_block
+from allelse.blocks import Conv2d, Linear, Stacked, build_block, change_fills
 from allelse.errors import StudyError
 from allelse.seeds import stream
 
@@ -72,6 +72,7 @@ def build_network(model: recipe.Model, image_shape: tuple[int, int, int], classe
             features = _add_convolution_blocks(network, model, image_shape)
     except ValueError as error:  # the groups of a norm before the first convolution do not divide the image's channels
         raise StudyError(f"recipe.model.{error}") from None
+    change_fills(network, model)  # before there is a head, which keeps torch's default
     network.head = Linear(replicas, features, classes)
     return network
 

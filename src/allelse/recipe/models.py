@@ -9,6 +9,7 @@ from pydantic import Discriminator, Field, PlainValidator, Tag, model_validator
 from allelse.errors import did_you_mean
 from allelse.recipe.activations import Activation, PlainActivation
 from allelse.recipe.base import Count, Listed, Named, Part
+from allelse.recipe.initialisation import DefaultInit, Init
 from allelse.recipe.norms import BatchNorm, GroupNorm, Norm
 
 
@@ -73,6 +74,13 @@ class _Blocks(Part):
     """whether the blocks' convolutions or linear layers have one"""
     norm: Norm = BatchNorm()
     activation: Activation = PlainActivation(name="relu")
+    init: Init = DefaultInit()
+    """how the weights of stem and blocks are drawn; the head keeps torch's default"""
+
+    @model_validator(mode="after")
+    def _gain_is_known(self) -> _Blocks:
+        self.init.gain_with(self.activation)
+        return self
 
     @model_validator(mode="after")
     def _one_width_a_block(self) -> _Blocks:
