@@ -239,8 +239,8 @@ def test_a_level_that_does_not_fit_is_found_on_its_factors_line(factor, expected
 def test_a_gain_that_is_not_known_is_found_on_the_line_of_the_init():
     gains = '"model.init" = ["default", { name = "orthogonal", gain = "activation" }]\n'
     assert message(changed('"relu"]', '"gelu"]', PLAIN) + gains) == (
-        "study.toml, line 21: factors.model.init: a level of this factor: model.init.gain: init.gain is unknown for the activation "
-        "'gelu'; allowed: a number, or one of identity, sigmoid, tanh, relu, selu, leaky_relu, prelu"
+        "study.toml, line 21: factors.model.init: a level of this factor: model.init.gain: init.gain: torch knows none for "
+        "the activation 'gelu'; allowed: a number, or 'activation' with one of identity, sigmoid, tanh, relu, selu, leaky_relu, prelu"
     )
 
 

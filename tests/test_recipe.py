@@ -108,7 +108,10 @@ def test_plain_values_name_the_parts_and_leave_defaults_out():
         ({"model": {"init": {"name": "kaiming_normal", "mode": "fan"}}}, "fan_out"),
         ({"model": {"init": {"name": "orthogonal", "gain": 0}}}, "a number more than 0, or 'activation'"),
         ({"model": {"init": {"name": "orthogonal", "gain": "relu"}}}, "a number more than 0, or 'activation'"),
-        ({"model": {"init": {"name": "orthogonal", "gain": "activation"}, "activation": "gelu"}}, "unknown for the activation"),
+        (
+            {"model": {"init": {"name": "orthogonal", "gain": "activation"}, "activation": "gelu"}},
+            "none for the activation 'gelu'",
+        ),
         ({"model": {"init": {"name": "default", "gain": 2.0}}}, "unknown key"),
         ({"model": {"family": "transformer"}}, "convnet"),
         ({"model": {"block": "conv-norm-norm"}}, "at most once"),

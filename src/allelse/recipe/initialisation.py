@@ -52,7 +52,8 @@ class _Scaled(_Init):
         if activation.name not in GAIN_FROM_ACTIVATION:
             known = ", ".join([*GAIN_FROM_ACTIVATION, "leaky_relu", "prelu"])
             raise ValueError(
-                f"init.gain is unknown for the activation {activation.name!r}; allowed: a number, or one of {known}"
+                f"init.gain: torch knows none for the activation {activation.name!r}; "
+                f"allowed: a number, or 'activation' with one of {known}"
             )
         return GAIN_FROM_ACTIVATION[activation.name]
 
