@@ -21,6 +21,7 @@ import torch
 from allelse import data, engine, study
 from allelse.engine.loop import Training
 from allelse.engine.measure import images_per_second
+from allelse.engine.optim import OPTIMIZERS
 from allelse.models import stacked_parameters
 from allelse.records import Pack, RunSpec
 
@@ -76,6 +77,14 @@ def checks(dataset: data.Dataset, device: torch.device) -> Iterator[tuple[str, C
                 return error(after_steps(packs[0], dataset, device), after_steps(packs[1], dataset, torch.device("cpu")))
 
             yield f"{norm}: {precision} on this device against float64 on the CPU", device_against_cpu
+    for name in OPTIMIZERS:  # without biases, whose gradient before a norm is nothing but rounding
+        changes = (*small, "model.bias=false", "precision=fp64", f"optimizer={{ name = '{name}', lr = 1e-3 }}")
+        exact = runs(3, *changes)
+
+        def optimizer_against_cpu(exact: tuple[RunSpec, ...] = exact) -> float:
+            return error(*(after_steps(Pack(exact), dataset, where) for where in (device, torch.device("cpu"))))
+
+        yield f"{name}: float64 on this device against the CPU", optimizer_against_cpu
     for batch, replicas, width in itertools.product((2, 8, 32, 128, 512), (1, 4, 10, 32), (32, 64, 256)):
         pack = Pack(runs(replicas, f"batch_size={batch}", f"model.width={width}", f"model.stem={{ width = {width} }}"))
         name = f"images/s at batch {batch}, {replicas} replicas, width {width}"

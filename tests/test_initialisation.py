@@ -13,6 +13,7 @@ from scipy import stats
 
 from allelse import recipe
 from allelse.engine import train_pack
+from allelse.models import layer_table
 from allelse.seeds import stream
 
 MODEL = {"stem": {"width": 12}, "width": [48, 16], "depth": 2}
@@ -90,6 +91,13 @@ def test_the_gain_of_the_activation_is_that_of_torch(activation):
 def test_a_slope_of_ones_own_has_its_own_gain():
     init = TypeAdapter(recipe.Init).validate_python({"name": "orthogonal", "gain": "activation"})
     assert init.gain_with(recipe.LeakyReLU(slope=0.5)) == pytest.approx(torch.nn.init.calculate_gain("leaky_relu", 0.5))
+
+
+def test_the_table_of_layers_tells_rules_apart():
+    base, other = (set(layer_table(model_of(init=init, **MODEL), (6, 6, 2), 3)) for init in ("default", "orthogonal"))
+    apart = {layer.name for layer in base ^ other}
+    assert apart == {f"{layer}.weight" for layer in OF_STEM_AND_BLOCKS}
+    assert {layer.rule for layer in other} == {"", "orthogonal 1"}
 
 
 ARMS = {

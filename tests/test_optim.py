@@ -12,7 +12,7 @@ from engine_support import load_replica, model_of, network_of, packed_name, plai
 from pydantic import TypeAdapter, ValidationError
 
 from allelse import recipe
-from allelse.engine.optim import build_optimizer, learning_rates
+from allelse.engine.optim import OPTIMIZERS, build_optimizer, learning_rates
 
 PEAK = 0.3
 lr_scheduler = torch.optim.lr_scheduler
@@ -177,6 +177,13 @@ def test_an_optimiser_has_the_names_and_defaults_of_torch(name):
     }
     if name != "sgd":
         assert TypeAdapter(recipe.Optimizer).validate_python(name).lr == theirs["lr"]
+
+
+def test_every_optimiser_of_torch_is_offered():
+    assert set(OF_TORCH) == set(OPTIMIZERS)
+    for name in OF_TORCH:
+        optimizer = TypeAdapter(recipe.Optimizer).validate_python({"name": name, "lr": 0.1})
+        assert type(build_optimizer(network_of(model_of()), optimizer, 0.1)) is OF_TORCH[name]
 
 
 @pytest.mark.parametrize("name", ["muon", "Muon", "lbfgs", "LBFGS", "adafactor", "sparse_adam", {"name": "muon", "lr": 0.1}])

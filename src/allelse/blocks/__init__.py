@@ -8,7 +8,7 @@ Every parameter has shape [R, *the shape it has in a lone network]: replica r of
 
 from allelse.blocks.activations import ACTIVATIONS, build_activation
 from allelse.blocks.block import Block, build_block
-from allelse.blocks.initialisation import Rule, change_fills
+from allelse.blocks.initialisation import change_fills
 from allelse.blocks.norms import NORMS, BatchNorm, build_norm
 from allelse.blocks.weights import Conv2d, Linear, Stacked
 
@@ -19,7 +19,6 @@ __all__ = [
     "Block",
     "Conv2d",
     "Linear",
-    "Rule",
     "Stacked",
     "build_activation",
     "build_block",

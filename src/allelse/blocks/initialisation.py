@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from math import prod, sqrt
 
 import numpy as np
 from torch import nn
 
 from allelse import recipe
-from allelse.blocks.weights import Conv2d, Linear, constant
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A ``Fill`` that is not torch's default, with its name for the fingerprints: only arms that share it share weights."""
-
-    name: str
-    fill: Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
-
-    def __call__(self, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-        return self.fill(generator, shape)
+from allelse.blocks.weights import Conv2d, Linear, Rule, constant
 
 
 def change_fills(layers: nn.Module, model: recipe.ConvNet | recipe.MLP) -> None:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 import allelse
 from allelse import data, recipe
-from allelse.blocks import Conv2d, Linear, Rule
+from allelse.blocks import Conv2d, Linear
 from allelse.engine.batches import Draws, ImageFeed, draw_epoch, scale_of
 from allelse.engine.checkpoint import load_checkpoint, save_checkpoint
 from allelse.engine.device import compute_dtype, describe_device, sum_dtype
@@ -138,8 +138,8 @@ class Training:
             shape = "x".join(map(str, parameter.shape[1:]))
             if name == "bias" and isinstance(module, (Conv2d, Linear)):  # its range follows from its layer's inputs
                 shape += " of " + "x".join(map(str, module.weight.shape[1:]))
-            if isinstance(fill := module.fill_from_name[name], Rule):
-                shape += f" by {fill.name}"
+            if rule := module.rule(name):
+                shape += f" by {rule}"
             for fingerprint, values in zip(self.fingerprints, parameter.detach().cpu().numpy(), strict=True):
                 fingerprint[f"init {full_name} {shape}"] = hashlib.sha256(values.tobytes()).hexdigest()[:16]
 

@@ -143,10 +143,15 @@ class Layer:
 
     name: str
     shape: tuple[int, ...]
+    rule: str
+    """by what it is filled, where that is not torch's default"""
 
 
 def layer_table(model: recipe.Model, image_shape: tuple[int, int, int], classes: int) -> tuple[Layer, ...]:
     """The parameters of one network of this model, by name and shape, without making any weights."""
     with torch.device("meta"):
         network = build_network(model, image_shape, classes, replicas=1)
-    return tuple(Layer(name, tuple(parameter.shape[1:])) for name, _, _, parameter in stacked_parameters(network))
+    return tuple(
+        Layer(full_name, tuple(parameter.shape[1:]), module.rule(name))
+        for full_name, module, name, parameter in stacked_parameters(network)
+    )
