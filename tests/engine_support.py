@@ -6,7 +6,7 @@ by a loop over single images, so that it shares nothing with the packed network 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -44,6 +44,28 @@ ACTIVATIONS: dict[str, dict[str, Any]] = {
     "gelu": {"name": "gelu"},
     "mish": {"name": "mish"},
     "identity": {"name": "identity"},
+    "relu6": {"name": "relu6"},
+    "selu": {"name": "selu"},
+    "softsign": {"name": "softsign"},
+    "tanhshrink": {"name": "tanhshrink"},
+    "logsigmoid": {"name": "logsigmoid"},
+    "hardsigmoid": {"name": "hardsigmoid"},
+    "hardswish": {"name": "hardswish"},
+    "squared_relu": {"name": "squared_relu"},
+    "celu": {"name": "celu", "alpha": 0.5},
+    "softplus": {"name": "softplus", "beta": 2.0, "threshold": 3.0},
+    "squareplus": {"name": "squareplus", "b": 1.5},
+    "hardtanh": {"name": "hardtanh", "min_val": -0.5, "max_val": 2.0},
+    "softshrink": {"name": "softshrink", "lambd": 0.25},
+    "hardshrink": {"name": "hardshrink", "lambd": 0.25},
+    "threshold": {"name": "threshold", "threshold": 0.125, "value": -0.3},
+}
+CROSSED_ACTIVATIONS = ("sigmoid", "relu", "prelu", "gelu")
+"""those that are tried with every norm, order and optimiser"""
+VARIANTS: dict[str, dict[str, Any]] = {
+    "gelu by tanh": {"name": "gelu", "approximate": "tanh"},
+    "prelu by channel": {"name": "prelu", "slope": 0.375, "per_channel": True},
+    "softplus without a bend": {"name": "softplus", "threshold": -1.0},
 }
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "sgd": {"name": "sgd", "lr": 0.05},
@@ -51,7 +73,20 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "nesterov": {"name": "sgd", "lr": 0.05, "momentum": 0.9, "nesterov": True},
     "adam": {"name": "adam", "lr": 0.01, "weight_decay": 0.01, "eps": 1e-4},
     "adamw": {"name": "adamw", "lr": 0.01, "weight_decay": 0.1, "decay_norm_and_bias": False, "eps": 1e-4},
+    "dampening": {"name": "sgd", "lr": 0.05, "momentum": 0.9, "dampening": 0.5},
+    "amsgrad": {"name": "adam", "lr": 0.01, "amsgrad": True, "eps": 1e-4},
+    "nadam": {"name": "nadam", "lr": 0.01, "weight_decay": 0.1, "decoupled_weight_decay": True, "eps": 1e-4},
+    "radam": {"name": "radam", "lr": 0.01, "weight_decay": 0.01, "betas": [0.8, 0.9], "eps": 1e-4},
+    "adamax": {"name": "adamax", "lr": 0.01, "weight_decay": 0.01, "eps": 1e-4},
+    "rmsprop": {"name": "rmsprop", "lr": 0.01, "weight_decay": 0.01, "eps": 1e-4},
+    "centered": {"name": "rmsprop", "lr": 0.01, "momentum": 0.9, "centered": True, "alpha": 0.9, "eps": 1e-4},
+    "adagrad": {"name": "adagrad", "lr": 0.05, "lr_decay": 0.1, "initial_accumulator_value": 0.1, "weight_decay": 0.01},
+    "adadelta": {"name": "adadelta", "lr": 1.0, "rho": 0.8, "weight_decay": 0.01, "eps": 1e-4},
+    "asgd": {"name": "asgd", "lr": 0.05, "lambd": 0.01, "alpha": 0.6, "t0": 3.0, "weight_decay": 0.01},
+    "rprop": {"name": "rprop", "lr": 0.01, "etas": [0.4, 1.3]},
 }
+CROSSED_OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw")
+"""those that are tried with every norm, order and crossed activation"""
 # The gradient of a bias right before a norm is nothing but rounding, some 1e-17, which Adam's usual eps of 1e-8 would blow up.
 TWO_PARTS = ("conv", "conv-norm", "norm-conv", "conv-act", "act-conv")
 THREE_PARTS = ("conv-norm-act", "conv-act-norm", "norm-conv-act", "act-conv-norm", "norm-act-conv", "act-norm-conv")
@@ -149,16 +184,28 @@ def plain_norm(norm: recipe.Norm, channels: int, images: bool) -> nn.Module:
     return nn.Identity()
 
 
-def plain_activation(activation: recipe.Activation) -> nn.Module:
-    name = activation.name
+def plain_activation(activation: recipe.Activation, channels: int = 1) -> nn.Module:
+    """torch's own module; the formula of the paper where torch has none."""
+    name, numbers = activation.name, activation.model_dump(exclude={"name"})
     if name == "leaky_relu":
-        return nn.LeakyReLU(activation.slope)
+        return nn.LeakyReLU(negative_slope=activation.slope)
     if name == "prelu":
-        return nn.PReLU(init=activation.slope)
-    if name == "elu":
-        return nn.ELU(activation.alpha)
-    kinds = {"sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU, "mish": nn.Mish}
-    return kinds[name]() if name in kinds else nn.Identity()
+        return nn.PReLU(channels if activation.per_channel else 1, init=activation.slope)
+    if name == "squareplus":
+        return Formula(lambda x: (x + (x**2 + activation.b) ** 0.5) / 2)
+    if name == "squared_relu":
+        return Formula(lambda x: x.clamp_min(0) ** 2)
+    kind_from_name = {kind.__name__.lower(): kind for kind in vars(nn).values() if isinstance(kind, type)}
+    return kind_from_name[name](**numbers)
+
+
+class Formula(nn.Module):
+    def __init__(self, formula: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.formula = formula
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.formula(x)
 
 
 class PlainBlock(nn.Sequential):
@@ -248,7 +295,7 @@ def plain_network(model: recipe.Model, shape: tuple[int, int, int] = (6, 6, 2), 
                 number = 0 if name == "stem" else model.depth - 1 if name == "final" else int(name.split(".")[1])
                 out.add_module(key, plain_norm(norm_of(model.norm, number), now, not mlp))
             elif part == "act":
-                out.add_module(key, plain_activation(model.activation))
+                out.add_module(key, plain_activation(model.activation, now))
             elif part == "drop":
                 out.add_module(key, PlainDropout(f"{name}.{key}", model.dropout))
             elif skip:
@@ -333,14 +380,17 @@ def load_replica(plain: nn.Module, network: Network, replica: int) -> nn.Module:
 def plain_optimizer(plain: nn.Module, optimizer: recipe.Optimizer, lr: float) -> torch.optim.Optimizer:
     """torch's optimiser, not fused; without ``decay_norm_and_bias`` only conv and linear weights decay."""
     matrices = {id(m.weight) for m in plain.modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
-    decays = [p for p in plain.parameters() if optimizer.decay_norm_and_bias or id(p) in matrices]
-    others = [p for p in plain.parameters() if not (optimizer.decay_norm_and_bias or id(p) in matrices)]
-    groups: list[dict[str, Any]] = [{"params": decays, "weight_decay": optimizer.weight_decay}]
+    if isinstance(optimizer, recipe.Rprop):
+        groups: list[dict[str, Any]] = [{"params": list(plain.parameters())}]
+        others = []
+    else:
+        decays = [p for p in plain.parameters() if optimizer.decay_norm_and_bias or id(p) in matrices]
+        others = [p for p in plain.parameters() if not (optimizer.decay_norm_and_bias or id(p) in matrices)]
+        groups = [{"params": decays, "weight_decay": optimizer.weight_decay}]
     groups += [{"params": others, "weight_decay": 0.0}] if others else []
-    if isinstance(optimizer, recipe.SGD):
-        return torch.optim.SGD(groups, lr=lr, momentum=optimizer.momentum, nesterov=optimizer.nesterov, foreach=False)
-    kind = torch.optim.AdamW if isinstance(optimizer, recipe.AdamW) else torch.optim.Adam
-    return kind(groups, lr=lr, betas=optimizer.betas, eps=optimizer.eps, foreach=False)
+    kind_from_name = {kind.__name__.lower(): kind for kind in vars(torch.optim).values() if isinstance(kind, type)}
+    ours = {"name", "lr", "lr_scaling", "lr_batch_size", "weight_decay", "decay_norm_and_bias"}
+    return kind_from_name[optimizer.name](groups, lr=lr, foreach=False, **optimizer.model_dump(exclude=ours))
 
 
 # ── images, one at a time ───────────────────────────────────────────────────────────────────────────────────────────

@@ -4,38 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
-from engine_support import ACTIVATIONS, NORMS, plain_activation, plain_norm
+from engine_support import NORMS, plain_norm
 from pydantic import TypeAdapter
 from torch import nn
 
 from allelse import blocks, recipe
 
-ACTIVATION = TypeAdapter(recipe.Activation)
 NORM = TypeAdapter(recipe.Norm)
 
 
 def images(replicas: int, channels: int = 4) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
     return 2 * torch.randn(5, replicas * channels, 3, 3, dtype=torch.float64, generator=generator) + 1
-
-
-@pytest.mark.parametrize("replicas", [1, 3])
-@pytest.mark.parametrize("name", ACTIVATIONS)
-def test_activations_are_those_of_torch(name, replicas):
-    activation = ACTIVATION.validate_python(ACTIVATIONS[name])
-    ours = blocks.build_activation(replicas, activation).double()
-    for _, parameter in ours.named_parameters():
-        nn.init.constant_(parameter, activation.slope)
-    x = images(replicas)
-    assert torch.equal(ours(x), plain_activation(activation).double()(x))
-    assert torch.equal(ours(x.flatten(1)), plain_activation(activation).double()(x.flatten(1)))
-
-
-def test_each_replica_has_a_slope_of_its_own():
-    ours = blocks.build_activation(3, recipe.PReLU()).double()
-    ours.slope.data = torch.tensor([[0.0], [0.5], [2.0]], dtype=torch.float64)
-    out = ours(-torch.ones(1, 6, 2, 2, dtype=torch.float64))
-    assert out[0, :, 0, 0].tolist() == [0, 0, -0.5, -0.5, -2, -2]
 
 
 @pytest.mark.parametrize("replicas", [1, 3])

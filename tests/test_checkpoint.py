@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import pickle
 import struct
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
-from engine_support import CPU, NORMS, OPTIMIZERS, pack_of, tiny_recipe, toy_dataset
+from engine_support import CPU, CROSSED_OPTIMIZERS, NORMS, OPTIMIZERS, pack_of, tiny_recipe, toy_dataset
 
 from allelse.engine import loop, train_pack
 from allelse.records import RunResult
@@ -63,11 +64,15 @@ def final_states(monkeypatch) -> list[dict[str, torch.Tensor]]:
     return states
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp64"])
+@pytest.mark.parametrize(
+    ("optimizer", "precision"),
+    [*product(OPTIMIZERS, ["fp32", "fp64"]), *product(CROSSED_OPTIMIZERS, ["bf16"])],
+)
 def test_killed_and_resumed_equals_never_killed(optimizer, precision, tmp_path, final_states):
     dataset = toy_dataset()
-    pack = pack_of(values_of(optimizer=OPTIMIZERS[optimizer], precision=precision, model={"activation": "prelu"}))
+    schedule = "constant" if optimizer == "rprop" else "cosine"
+    values = values_of(optimizer=OPTIMIZERS[optimizer], precision=precision, model={"activation": "prelu"}, schedule=schedule)
+    pack = pack_of(values)
     whole = train_pack(pack, dataset, CPU, tmp_path / "whole")
     for number, epochs in enumerate([(2,), (3,), (1, 2, 3, 4)]):
         path = tmp_path / str(number)
@@ -89,6 +94,26 @@ def test_dropout_goes_on_with_the_masks_that_would_have_come(tmp_path, final_sta
     assert what_lasts(train_pack(pack, dataset, CPU, tmp_path / "c")) == what_lasts(whole)
     for name, values in final_states[0].items():
         assert torch.equal(final_states[-1][name], values), name
+
+
+class CountedSGD(torch.optim.SGD):
+    """Keeps the number of its steps as a plain number, and takes smaller ones by it."""
+
+    def step(self):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                steps = self.state[parameter].get("steps", 0) + 1
+                self.state[parameter]["steps"] = steps
+                parameter.grad /= steps
+        super().step()
+
+
+def test_what_an_optimiser_keeps_outside_of_tensors_is_saved_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "build_optimizer", lambda network, optimizer, lr: CountedSGD(network.parameters(), lr))
+    dataset, pack = toy_dataset(), pack_of(values_of())
+    whole = train_pack(pack, dataset, CPU)
+    train_until(3, pack, dataset, tmp_path / "c")
+    assert what_lasts(train_pack(pack, dataset, CPU, tmp_path / "c")) == what_lasts(whole)
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -16,8 +16,14 @@ RECIPE_KEYS = (
     "dataset, image_size, train_per_class, validation_per_class, epochs, batch_size, augment, optimizer, schedule, "
     "label_smoothing, precision, model"
 )
-MODEL_KEYS = "block, width, depth, bias, norm, activation, dropout, residual, family, conv, stem, kernel, pool, pool_kind, head"
-ACTIVATIONS = "sigmoid, tanh, relu, silu, gelu, mish, identity, leaky_relu, prelu, elu"
+MODEL_KEYS = (
+    "block, width, depth, bias, norm, activation, dropout, residual, init, family, conv, stem, kernel, pool, pool_kind, head"
+)
+OPTIMIZERS = "sgd, adam, adamw, nadam, radam, adamax, rmsprop, adagrad, adadelta, asgd, rprop"
+ACTIVATIONS = (
+    "sigmoid, tanh, relu, silu, mish, identity, relu6, selu, softsign, tanhshrink, logsigmoid, hardsigmoid, hardswish, "
+    "squared_relu, leaky_relu, prelu, elu, celu, gelu, softplus, squareplus, hardtanh, softshrink, hardshrink, threshold"
+)
 
 
 def message(text: str | bytes, **options) -> str:
@@ -48,6 +54,16 @@ COLUMNS = "run, arm, seed, status, error, accuracy, n, mean, sd, low, high, dive
             "epoch = 2",
             f"line 9: recipe.epoch: unknown key; did you mean 'epochs'? allowed: {RECIPE_KEYS}",
         ),
+        (
+            'optimizer       = { name = "adam", lr = 0.01 }',
+            'optimizer = "muon"',
+            f"line 12: recipe.optimizer: 'muon' orthogonalises whole matrices, which would mix the networks of a pack; allowed: {OPTIMIZERS}",
+        ),
+        (
+            "width = 4",
+            'width = 4\ninit = { name = "orthogonal", gain = "relu" }',
+            "line 16: recipe.model.init.gain: 'relu'; allowed: a number more than 0, or 'activation'",
+        ),
         ("width = 4", "wdth = 4", f"line 15: recipe.model.wdth: unknown key; did you mean 'width'? allowed: {MODEL_KEYS}"),
         ("epochs          = 2", 'epochs = "two"', "line 9: recipe.epochs: 'two'; allowed: a whole number"),
         ("epochs          = 2", "epochs = 2.5", "line 9: recipe.epochs: 2.5; allowed: a whole number"),
@@ -70,7 +86,7 @@ COLUMNS = "run, arm, seed, status, error, accuracy, n, mean, sd, low, high, dive
         (
             '"adam", lr',
             '"adm", lr',
-            "line 12: recipe.optimizer.name: 'adm' is unknown; did you mean 'adam'? allowed: sgd, adam, adamw",
+            f"line 12: recipe.optimizer.name: 'adm' is unknown; did you mean 'adam'? allowed: {OPTIMIZERS}",
         ),
         ("depth = 1", "depth = 0", "line 16: recipe.model.depth: 0; allowed: at least 1"),
         (
@@ -225,13 +241,21 @@ def test_a_mistake_is_one_line_with_place_value_and_remedy(old, new, expected):
         ),
         (
             '"optimizer.momentum" = [0.9]',
-            "optimizer.momentum: a level of this factor: optimizer.momentum: unknown key; allowed: lr, weight_decay, "
-            "decay_norm_and_bias, lr_scaling, lr_batch_size, name, betas, eps",
+            "optimizer.momentum: a level of this factor: optimizer.momentum: unknown key; allowed: lr, "
+            "lr_scaling, lr_batch_size, weight_decay, decay_norm_and_bias, name, betas, eps, amsgrad",
         ),
     ],
 )
 def test_a_level_that_does_not_fit_is_found_on_its_factors_line(factor, expected):
     assert message(f"{PLAIN}{factor}\n") == f"study.toml, line 21: factors.{expected}"
+
+
+def test_a_gain_that_is_not_known_is_found_on_the_line_of_the_init():
+    gains = '"model.init" = ["default", { name = "orthogonal", gain = "activation" }]\n'
+    assert message(changed('"relu"]', '"gelu"]', PLAIN) + gains) == (
+        "study.toml, line 21: factors.model.init: a level of this factor: model.init.gain: init.gain: torch knows none for "
+        "the activation 'gelu'; allowed: a number, or 'activation' with one of identity, sigmoid, tanh, relu, selu, leaky_relu, prelu"
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
 
 import pytest
 import torch
 from engine_support import load_replica, model_of, network_of, packed_name, plain_network, plain_optimizer
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from allelse import recipe
-from allelse.engine.optim import build_optimizer, learning_rates
+from allelse.engine.optim import OPTIMIZERS, build_optimizer, learning_rates
 
 PEAK = 0.3
 lr_scheduler = torch.optim.lr_scheduler
@@ -43,6 +45,53 @@ def test_cosine_is_that_of_torch_by_step(epochs, steps, floor):
     total = epochs * steps
     ours = learning_rates(schedule_of(name="cosine", floor=floor), PEAK, epochs, steps)
     assert ours == close(rates_of_torch(lambda o: lr_scheduler.CosineAnnealingLR(o, total, eta_min=floor * PEAK), total))
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("epochs", [1, 8])
+def test_cosine_by_epoch_is_that_of_torch_stepped_once_an_epoch(epochs, floor):
+    ours = learning_rates(schedule_of(name="cosine", floor=floor, per="epoch"), PEAK, epochs, 5)
+    theirs = rates_of_torch(lambda o: lr_scheduler.CosineAnnealingLR(o, epochs, eta_min=floor * PEAK), epochs)
+    assert ours == close([rate for rate in theirs for _ in range(5)])
+
+
+@pytest.mark.parametrize("per", ["step", "epoch"])
+@pytest.mark.parametrize("floor", [0.0, 0.25])
+def test_linear_is_that_of_torch(floor, per):
+    total, repeat = (40, 1) if per == "step" else (8, 5)
+    ours = learning_rates(schedule_of(name="linear", floor=floor, per=per), PEAK, 8, 5)
+    theirs = rates_of_torch(lambda o: lr_scheduler.LinearLR(o, 1.0, floor, total), total)
+    assert ours == close([rate for rate in theirs for _ in range(repeat)])
+
+
+@pytest.mark.parametrize("per", ["step", "epoch"])
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_polynomial_is_that_of_torch(power, per):
+    total, repeat = (40, 1) if per == "step" else (8, 5)
+    ours = learning_rates(schedule_of(name="polynomial", power=power, per=per), PEAK, 8, 5)
+    theirs = rates_of_torch(lambda o: lr_scheduler.PolynomialLR(o, total, power), total)
+    assert ours == close([rate for rate in theirs for _ in range(repeat)])
+    floored = learning_rates(schedule_of(name="polynomial", power=power, per=per, floor=0.2), PEAK, 8, 5)
+    assert floored == close([0.2 * PEAK + 0.8 * rate for rate in ours])
+
+
+def test_exponential_is_that_of_torch():
+    theirs = rates_of_torch(lambda o: lr_scheduler.ExponentialLR(o, 0.9), 8)
+    assert learning_rates(schedule_of(name="exponential", factor=0.9), PEAK, 8, 5) == close(
+        [r for r in theirs for _ in range(5)]
+    )
+    by_step = learning_rates(schedule_of(name="exponential", factor=0.9, per="step"), PEAK, 8, 5)
+    assert by_step == close(rates_of_torch(lambda o: lr_scheduler.ExponentialLR(o, 0.9**0.2), 40))
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear"])
+def test_by_epoch_a_warm_up_takes_its_epochs_from_the_schedule(name):
+    ours = learning_rates(schedule_of(name=name, per="epoch", warmup_epochs=2), PEAK, 8, 5)
+    assert ours[10:] == close(learning_rates(schedule_of(name=name, per="epoch"), PEAK, 6, 5))
+    half = learning_rates(schedule_of(name=name, per="epoch", warmup_epochs=0.4), PEAK, 3, 5)
+    assert half[2:5] == close([PEAK] * 3)
+    assert len(set(half[5:10])) == len(set(half[10:])) == 1
+    assert PEAK > half[5] > half[10] > 0
 
 
 def test_steps_at_milestones_are_those_of_torch():
@@ -109,6 +158,43 @@ def test_the_learning_rate_follows_the_batch_size_by_the_declared_rule(rule, at_
     assert math.isclose(optimizer.scaled_lr(512), at_512)
 
 
+OF_TORCH = {kind.__name__.lower(): kind for kind in vars(torch.optim).values() if isinstance(kind, type)}
+REFUSED = {"muon", "adafactor", "lbfgs", "sparseadam"}
+del OF_TORCH["optimizer"]
+for refused in REFUSED:
+    del OF_TORCH[refused]
+
+
+@pytest.mark.parametrize("name", OF_TORCH)
+def test_an_optimiser_has_the_names_and_defaults_of_torch(name):
+    ours = TypeAdapter(recipe.Optimizer).validate_python({"name": name, "lr": 0.1}).model_dump()
+    theirs = {key: parameter.default for key, parameter in inspect.signature(OF_TORCH[name]).parameters.items()}
+    of_machine = {"params", "lr", "foreach", "fused", "capturable", "differentiable", "maximize"}
+    of_adam = {"decoupled_weight_decay"} if name == "adam" else set()  # AdamW is Adam with it
+    own = {"name", "lr", "lr_scaling", "lr_batch_size", "decay_norm_and_bias"}
+    assert {key: value for key, value in ours.items() if key not in own} == {
+        key: value for key, value in theirs.items() if key not in of_machine | of_adam
+    }
+    if name != "sgd":
+        assert TypeAdapter(recipe.Optimizer).validate_python(name).lr == theirs["lr"]
+
+
+def test_every_optimiser_of_torch_is_offered():
+    assert set(OF_TORCH) == set(OPTIMIZERS)
+    for name in OF_TORCH:
+        optimizer = TypeAdapter(recipe.Optimizer).validate_python({"name": name, "lr": 0.1})
+        assert type(build_optimizer(network_of(model_of()), optimizer, 0.1)) is OF_TORCH[name]
+
+
+@pytest.mark.parametrize("name", ["muon", "Muon", "lbfgs", "LBFGS", "adafactor", "sparse_adam", {"name": "muon", "lr": 0.1}])
+def test_optimisers_that_would_mix_replicas_are_refused_with_the_reason(name):
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(recipe.Optimizer).validate_python(name)
+    [error] = caught.value.errors()
+    assert re.search("mix the networks of a pack|sparse gradients", error["msg"])
+    assert error["msg"].endswith("allowed: sgd, adam, adamw, nadam, radam, adamax, rmsprop, adagrad, adadelta, asgd, rprop")
+
+
 MODELS = {
     "convnet": {"norm": "batch", "activation": "prelu", "stem": {"width": 4, "norm": True}},
     "group norm": {"norm": {"name": "group", "groups": 2}, "block": "conv-act-norm", "activation": "prelu"},
@@ -119,7 +205,7 @@ MODELS = {
 @pytest.mark.parametrize("replicas", [1, 3])
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("decay_all", [True, False])
-@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("name", [name for name in OF_TORCH if name != "rprop"])
 def test_weight_decay_reaches_the_parameters_that_it_should(name, decay_all, model, replicas):
     values = {"name": name, "lr": 0.1, "weight_decay": 0.5, "decay_norm_and_bias": decay_all}
     optimizer = TypeAdapter(recipe.Optimizer).validate_python(values)

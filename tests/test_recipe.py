@@ -29,7 +29,7 @@ def test_the_catalogues_of_blocks_have_exactly_the_names_that_the_recipe_allows(
     assert names_of(recipe.Activation) == set(blocks.ACTIVATIONS) == set(ACTIVATIONS)
 
 
-@pytest.mark.parametrize("name", blocks.ACTIVATIONS)
+@pytest.mark.parametrize("name", [name for name in blocks.ACTIVATIONS if name != "threshold"])
 def test_every_activation_may_be_written_as_its_name(name):
     assert recipe_of(model={"activation": name}) == recipe_of(model={"activation": {"name": name}})
 
@@ -74,8 +74,10 @@ FULL = {
         FULL,
         {**MINIMAL, "model": {"family": "mlp", "norm": "layer"}},
         {**MINIMAL, "schedule": "one-cycle", "optimizer": "adam"},
+        {**MINIMAL, "schedule": "linear", "optimizer": "asgd", "model": {"init": {"name": "orthogonal", "gain": "activation"}}},
+        {**MINIMAL, "optimizer": "rprop", "model": {"init": {"name": "kaiming_normal", "gain": 2}, "activation": "celu"}},
     ],
-    ids=["minimal", "full", "mlp", "one-cycle"],
+    ids=["minimal", "full", "mlp", "one-cycle", "gain", "kaiming"],
 )
 def test_a_recipe_survives_json(values):
     one = recipe.Recipe.model_validate(values)
@@ -98,6 +100,21 @@ def test_plain_values_name_the_parts_and_leave_defaults_out():
         ({"model": {"norm": {"name": "batch", "groups": 2}}}, "unknown key"),
         ({"model": {"norm": "bacth"}}, "batch"),
         ({"model": {"activation": "rulu"}}, "relu"),
+        ({"model": {"activation": "threshold"}}, "threshold"),
+        ({"model": {"activation": {"name": "elu", "slope": 1.0}}}, "unknown key"),
+        ({"model": {"activation": {"name": "gelu", "approximate": "tan"}}}, "tanh"),
+        ({"model": {"activation": {"name": "hardtanh", "min_val": 1.0}}}, "min_val = 1 is not below max_val = 1"),
+        ({"model": {"activation": {"name": "softshrink", "lambd": -0.1}}}, "greater than or equal to 0"),
+        ({"model": {"init": "he"}}, "kaiming_normal"),
+        ({"model": {"init": {"name": "xavier_normal", "mode": "fan_out"}}}, "unknown key"),
+        ({"model": {"init": {"name": "kaiming_normal", "mode": "fan"}}}, "fan_out"),
+        ({"model": {"init": {"name": "orthogonal", "gain": 0}}}, "a number more than 0, or 'activation'"),
+        ({"model": {"init": {"name": "orthogonal", "gain": "relu"}}}, "a number more than 0, or 'activation'"),
+        (
+            {"model": {"init": {"name": "orthogonal", "gain": "activation"}, "activation": "gelu"}},
+            "none for the activation 'gelu'",
+        ),
+        ({"model": {"init": {"name": "default", "gain": 2.0}}}, "unknown key"),
         ({"model": {"family": "transformer"}}, "convnet"),
         ({"model": {"block": "conv-norm-norm"}}, "none twice in a row"),
         ({"model": {"block": "norm-act"}}, "conv"),
@@ -155,6 +172,15 @@ def test_plain_values_name_the_parts_and_leave_defaults_out():
         ({"optimizer": {"name": "sgd", "lr": 0.1, "nesterov": True}}, "momentum"),
         ({"optimizer": {"name": "sgd", "lr": float("nan")}}, "finite"),
         ({"optimizer": {"name": "adam", "betas": [0.9]}}, "betas"),
+        ({"optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": True, "dampening": 0.1}}, "no dampening"),
+        ({"optimizer": {"name": "rprop", "weight_decay": 0.1}}, "unknown key"),
+        ({"optimizer": {"name": "rprop", "etas": [0.5, 0.9]}}, "greater than 1"),
+        ({"optimizer": {"name": "rprop", "step_sizes": [1.0, 0.5]}}, "smallest"),
+        ({"optimizer": "rprop", "schedule": "cosine"}, "schedule"),
+        ({"optimizer": "rprop", "schedule": {"name": "constant", "warmup_epochs": 1}}, "schedule"),
+        ({"optimizer": "rmsprob"}, "rmsprop"),
+        ({"schedule": "exponential"}, "factor"),
+        ({"schedule": {"name": "cosine", "per": "epochs"}}, "epoch"),
         ({"schedule": {"name": "step"}}, "milestones or every"),
         ({"schedule": {"name": "step", "every": 2, "milestones": [3]}}, "milestones or every"),
         ({"schedule": {"name": "cosine", "floor": 1.5}}, "less than or equal to 1"),

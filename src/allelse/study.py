@@ -350,7 +350,7 @@ def _quick_table(raw: Any) -> Any:
 def _parse_change(change: str) -> tuple[str, Any]:
     key, equals, text = change.partition("=")
     if not equals or not key.strip():
-        raise StudyError(f"--set {change}: allowed: key=value, e.g. --set epochs=2 or --set 'model.depth=[1, 2]'")
+        raise StudyError(one_line(f"--set {change}: allowed: key=value, e.g. --set epochs=2 or --set 'model.depth=[1, 2]'"))
     try:
         return key.strip(), tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):

@@ -9,6 +9,7 @@ Every parameter has shape [R, *the shape it has in a lone network]: replica r of
 from allelse.blocks.activations import ACTIVATIONS, build_activation
 from allelse.blocks.block import Block, build_block, build_dropout
 from allelse.blocks.dropout import Dropout
+from allelse.blocks.initialisation import change_fills
 from allelse.blocks.norms import NORMS, BatchNorm, build_norm
 from allelse.blocks.weights import Conv2d, Linear, SeparableConv2d, Stacked
 
@@ -26,4 +27,5 @@ __all__ = [
     "build_block",
     "build_dropout",
     "build_norm",
+    "change_fills",
 ]

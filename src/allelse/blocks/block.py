@@ -60,7 +60,7 @@ def build_block(
         if kind == "norm":
             part_from_name[name] = build_norm(replicas, size, model.norm_of_block(number))
         elif kind == "act":
-            part_from_name[name] = build_activation(replicas, model.activation)
+            part_from_name[name] = build_activation(replicas, size, model.activation)
         elif kind == "drop":
             part_from_name[name] = build_dropout(replicas, model.dropout)
         elif kind != "add":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import prod, sqrt
 
 import numpy as np
@@ -25,6 +26,17 @@ def constant(value: float) -> Fill:
     return lambda generator, shape: np.full(shape, value)
 
 
+@dataclass(frozen=True)
+class Rule:
+    """A ``Fill`` that is not torch's default, with its name for the fingerprints: only arms that share it share weights."""
+
+    name: str
+    fill: Fill
+
+    def __call__(self, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        return self.fill(generator, shape)
+
+
 class Stacked(nn.Module):
     """Base of modules whose parameters are stacked over replicas, each with the rule that fills one replica of it."""
 
@@ -37,6 +49,11 @@ class Stacked(nn.Module):
         """Register ``name`` with shape [R, *shape]; ``models.initialise`` gives it its values."""
         self.register_parameter(name, nn.Parameter(torch.zeros(self.replicas, *shape)))
         self.fill_from_name[name] = fill
+
+    def rule(self, name: str) -> str:
+        """By what a parameter is filled, where that is not torch's default."""
+        fill = self.fill_from_name[name]
+        return fill.name if isinstance(fill, Rule) else ""
 
 
 class Conv2d(Stacked):

@@ -101,10 +101,10 @@ def show_plan(study: Study, plan: Plan, dataset_of: Callable[[Recipe], Dataset],
                 console.print(f"  {claim.id}: not asked in this run, which lacks its levels")
     console.print("\nThe same in all arms of a seed, by construction")
     console.print("  the training images, their order and their augmentation in each epoch, but for what differs above")
-    named = [{(layer.name, layer.shape) for layer in layers(arm, dataset_of(arm.recipe))} for arm in study.arms]
+    named = [set(layers(arm, dataset_of(arm.recipe))) for arm in study.arms]
     shared = set.intersection(*named)
     console.print(
-        f"  the initial weights of every layer that two arms have with one name and shape ({len(shared)} in all arms)"
+        f"  the initial weights of every layer that two arms have with one name, shape and init ({len(shared)} in all arms)"
     )
 
 

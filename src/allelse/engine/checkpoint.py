@@ -24,14 +24,16 @@ FORMAT = "2"
 def save_checkpoint(path: Path, pack: str, network: Network, optimizers: Sequence[Optimizer], position: dict[str, Any]) -> None:
     """Write all tensors and the ``position`` (plain JSON values; NaN allowed) to ``path``, whole or not at all."""
     tensors = {f"network/{name}": tensor for name, tensor in network.state_dict().items()}
+    numbers: dict[str, Any] = {}  # what an optimiser keeps outside of tensors
     for place, optimizer in enumerate(optimizers):
         for number, state in optimizer.state_dict()["state"].items():
-            found = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-            tensors.update({f"optimizer/{place}/{number}/{name}": value for name, value in found.items()})
+            for name, value in state.items():
+                (tensors if isinstance(value, Tensor) else numbers)[f"optimizer/{place}/{number}/{name}"] = value
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".partial")
     tensors = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
-    save_file(tensors, temporary, metadata={"pack": pack, "format": FORMAT, "position": json.dumps(position)})
+    metadata = {"pack": pack, "format": FORMAT, "position": json.dumps(position), "numbers": json.dumps(numbers)}
+    save_file(tensors, temporary, metadata=metadata)
     with temporary.open("rb+") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)
@@ -49,14 +51,15 @@ def load_checkpoint(path: Path, pack: str, network: Network, optimizers: Sequenc
             if metadata.get("pack") != pack or metadata.get("format") != FORMAT:
                 return None
             position: dict[str, Any] = json.loads(metadata["position"])
+            numbers: dict[str, Any] = json.loads(metadata.get("numbers", "{}"))
             tensor_from_name = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, ValueError, KeyError):
         return None
-    states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]
-    for name, tensor in tensor_from_name.items():
+    states: list[dict[int, dict[str, Any]]] = [{} for _ in optimizers]
+    for name, value in {**tensor_from_name, **numbers}.items():
         if name.startswith("optimizer/"):
             _, place, number, field = name.split("/")
-            states[int(place)].setdefault(int(number), {})[field] = tensor
+            states[int(place)].setdefault(int(number), {})[field] = value
     weights = {name[8:]: tensor for name, tensor in tensor_from_name.items() if name.startswith("network/")}
     shapes = [{name: t.shape for name, t in tensors.items()} for tensors in (weights, network.state_dict())]
     if shapes[0] != shapes[1] or not isinstance(position, dict):
@@ -64,4 +67,9 @@ def load_checkpoint(path: Path, pack: str, network: Network, optimizers: Sequenc
     network.load_state_dict(weights)
     for optimizer, state in zip(optimizers, states, strict=True):
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+        for number, parameter in enumerate(parameters):  # torch gives all that it loads the weights' type: other bits
+            for field, value in state.get(number, {}).items():
+                if isinstance(value, Tensor):
+                    optimizer.state[parameter][field] = optimizer.state[parameter][field].to(value.dtype)
     return position

@@ -159,6 +159,8 @@ class Training:
             shape = "x".join(map(str, parameter.shape[1:]))
             if name == "bias" and isinstance(module, (Conv2d, Linear)):  # its range follows from its layer's inputs
                 shape += " of " + "x".join(map(str, module.weight.shape[1:]))
+            if rule := module.rule(name):
+                shape += f" by {rule}"
             for fingerprint, values in zip(self.fingerprints, parameter.detach().cpu().numpy(), strict=True):
                 fingerprint[f"init {full_name} {shape}"] = hashlib.sha256(values.tobytes()).hexdigest()[:16]
 

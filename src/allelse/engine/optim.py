@@ -3,27 +3,45 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from inspect import signature
+from typing import Any
 
 import torch
 from torch import nn
 
 from allelse import recipe
 
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    kind.__name__.lower(): kind
+    for kind in (
+        *(torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adamax),
+        *(torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adadelta, torch.optim.ASGD, torch.optim.Rprop),
+    )
+}
+OURS = {"name", "lr", "weight_decay", "decay_norm_and_bias", "lr_scaling", "lr_batch_size"}
+"""Fields of a recipe's optimiser that are not handed to torch's by name."""
+
 
 def build_optimizer(network: nn.Module, optimizer: recipe.Optimizer, lr: float) -> torch.optim.Optimizer:
-    """torch's own fused optimiser over the stacked parameters; each element is updated alone, so packing changes nothing."""
+    """torch's own optimiser over the stacked parameters; each element is updated alone, so packing changes nothing.
+
+    Fused where torch offers it, and on a GPU ready to be captured in a graph: each of its parameter groups says whether it
+    is, by ``fused`` or ``capturable``.
+    """
     weights = [p for name, p in network.named_parameters() if name.endswith("weight") and p.dim() > 2]
     others = [p for name, p in network.named_parameters() if not (name.endswith("weight") and p.dim() > 2)]
-    decay_of_others = optimizer.weight_decay if optimizer.decay_norm_and_bias else 0.0
-    groups = [
-        {"params": weights, "weight_decay": optimizer.weight_decay},
-        {"params": others, "weight_decay": decay_of_others},
-    ]
-    groups = [group for group in groups if group["params"]]
-    if isinstance(optimizer, recipe.SGD):
-        return torch.optim.SGD(groups, lr=lr, momentum=optimizer.momentum, nesterov=optimizer.nesterov, fused=True)
-    kind = torch.optim.AdamW if isinstance(optimizer, recipe.AdamW) else torch.optim.Adam
-    return kind(groups, lr=lr, betas=optimizer.betas, eps=optimizer.eps, fused=True)
+    decay = 0.0 if isinstance(optimizer, recipe.Rprop) else optimizer.weight_decay
+    decay_of_others = 0.0 if isinstance(optimizer, recipe.Rprop) or not optimizer.decay_norm_and_bias else decay
+    groups = [{"params": weights, "weight_decay": decay}, {"params": others, "weight_decay": decay_of_others}]
+    kind = OPTIMIZERS[optimizer.name]
+    options: dict[str, Any] = optimizer.model_dump(exclude=OURS)
+    offered = signature(kind).parameters
+    if "fused" in offered:
+        options["fused"] = True
+    if "capturable" in offered:
+        options["capturable"] = next(network.parameters()).is_cuda
+    return kind([group for group in groups if group["params"]], lr=lr, **options)
 
 
 def learning_rates(schedule: recipe.Schedule, peak: float, epochs: int, steps_per_epoch: int) -> list[float]:
@@ -46,16 +64,27 @@ def learning_rates(schedule: recipe.Schedule, peak: float, epochs: int, steps_pe
     for step in range(total):
         if step < warmup:
             rates.append(peak * (step + 1) / (warmup + 1))
-        elif isinstance(schedule, recipe.Cosine):
-            half_turn = math.cos(math.pi * (step - warmup) / (total - warmup))
-            rates.append(peak * (schedule.floor + (1 - schedule.floor) * (1 + half_turn) / 2))
-        elif isinstance(schedule, recipe.Step):
-            epoch = step // steps_per_epoch
-            drops = epoch // schedule.every if schedule.every else sum(epoch >= milestone for milestone in schedule.milestones)
-            rates.append(peak * schedule.factor**drops)
         else:
-            rates.append(peak)
+            rates.append(peak * _fraction(schedule, step, warmup, total, steps_per_epoch))
     return rates
+
+
+def _fraction(schedule: recipe.Schedule, step: int, warmup: int, total: int, steps_per_epoch: int) -> float:
+    """Of the peak, at a step after the warm-up."""
+    epoch = step // steps_per_epoch
+    if isinstance(schedule, recipe.Step):
+        drops = epoch // schedule.every if schedule.every else sum(epoch >= milestone for milestone in schedule.milestones)
+        return schedule.factor**drops
+    if isinstance(schedule, (recipe.Constant, recipe.OneCycle)):
+        return 1.0
+    done = max((epoch * steps_per_epoch if schedule.per == "epoch" else step) - warmup, 0)
+    if isinstance(schedule, recipe.Exponential):
+        return schedule.factor ** (done / steps_per_epoch)
+    if isinstance(schedule, recipe.Cosine):
+        left = (1 + math.cos(math.pi * done / (total - warmup))) / 2
+    else:
+        left = (1 - done / (total - warmup)) ** (schedule.power if isinstance(schedule, recipe.Polynomial) else 1)
+    return schedule.floor + (1 - schedule.floor) * left
 
 
 def _one_cycle(schedule: recipe.OneCycle, peak: float, step: int, total: int) -> float:

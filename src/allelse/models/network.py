@@ -20,6 +20,7 @@ from allelse.blocks import (
     build_activation,
     build_block,
     build_dropout,
+    change_fills,
 )
 from allelse.errors import StudyError
 from allelse.seeds import stream
@@ -84,6 +85,7 @@ def build_network(model: recipe.Model, image_shape: tuple[int, int, int], classe
             features = _add_convolution_blocks(network, model, image_shape)
     except ValueError as error:  # the groups of a norm before the first convolution do not divide the image's channels
         raise StudyError(f"recipe.model.{error}") from None
+    change_fills(network, model)  # before there is a head, which keeps torch's default
     network.head = Linear(replicas, features, classes)
     return network
 
@@ -175,7 +177,7 @@ def _add_head(network: Network, model: recipe.ConvNet, shape: tuple[int, int, in
     for number, hidden in enumerate(head.hidden):
         part_from_name = {
             "linear": Linear(replicas, features, hidden),
-            "act": build_activation(replicas, model.activation),
+            "act": build_activation(replicas, hidden, model.activation),
             "drop": build_dropout(replicas, head.dropout),
         }
         network.hidden.add_module(str(number), Block(part_from_name))
@@ -217,10 +219,15 @@ class Layer:
 
     name: str
     shape: tuple[int, ...]
+    rule: str
+    """by what it is filled, where that is not torch's default"""
 
 
 def layer_table(model: recipe.Model, image_shape: tuple[int, int, int], classes: int) -> tuple[Layer, ...]:
     """The parameters of one network of this model, by name and shape, without making any weights."""
     with torch.device("meta"):
         network = build_network(model, image_shape, classes, replicas=1)
-    return tuple(Layer(name, tuple(parameter.shape[1:])) for name, _, _, parameter in stacked_parameters(network))
+    return tuple(
+        Layer(full_name, tuple(parameter.shape[1:]), module.rule(name))
+        for full_name, module, name, parameter in stacked_parameters(network)
+    )

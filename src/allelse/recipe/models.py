@@ -10,6 +10,7 @@ from pydantic import Discriminator, Field, PlainValidator, Tag, model_validator
 from allelse.errors import did_you_mean
 from allelse.recipe.activations import Activation, PlainActivation
 from allelse.recipe.base import Count, Fraction, Listed, Named, Part, PerBlock
+from allelse.recipe.initialisation import DefaultInit, Init
 from allelse.recipe.norms import BatchNorm, GroupNorm, Norm
 
 
@@ -81,6 +82,13 @@ class _Blocks(Part):
     residual: bool = False
     """whether a block's input is added to what it computes, through a linear projection without bias or norm where the shapes
     differ (He et al. 2016, arXiv:1512.03385, equations 1 and 2)"""
+    init: Init = DefaultInit()
+    """how the weights of stem and blocks are drawn; the head keeps torch's default"""
+
+    @model_validator(mode="after")
+    def _gain_is_known(self) -> _Blocks:
+        self.init.gain_with(self.activation)
+        return self
 
     @model_validator(mode="after")
     def _one_number_a_block(self) -> _Blocks:

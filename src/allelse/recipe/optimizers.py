@@ -1,20 +1,19 @@
-"""The optimisers and learning-rate schedules that a recipe can name."""
+"""The optimisers that a recipe can name: those of ``torch.optim`` that update every number by itself, with torch's defaults."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Union
+from typing import Annotated, Any, Literal, Union, get_args
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from allelse.recipe.base import Count, Fraction, Listed, Named, NonNegative, Part, Positive
 
+Betas = Annotated[tuple[Fraction, Fraction], Listed]
 
-class _Optimizer(Part):
+
+class _Rate(Part):
     lr: Positive
     """learning rate at ``lr_batch_size``"""
-    weight_decay: NonNegative = 0.0
-    decay_norm_and_bias: bool = True
-    """whether weight decay also acts on norm parameters, slopes and biases"""
     lr_scaling: Literal["constant", "linear", "sqrt"] = "constant"
     """how lr follows the batch size: lr · (batch_size / lr_batch_size) to the power 0, 1 or ½"""
     lr_batch_size: Count = 128
@@ -26,17 +25,25 @@ class _Optimizer(Part):
         return self.lr * (batch_size / self.lr_batch_size) ** power
 
 
+class _Optimizer(_Rate):
+    weight_decay: NonNegative = 0.0
+    """added to the gradient, times the weights, but for AdamW and where ``decoupled_weight_decay`` is set"""
+    decay_norm_and_bias: bool = True
+    """whether weight decay also acts on norm parameters, slopes and biases"""
+
+
 class SGD(_Optimizer):
     """As ``torch.optim.SGD``."""
 
     name: Literal["sgd"] = "sgd"
     momentum: Fraction = 0.0
+    dampening: NonNegative = 0.0
     nesterov: bool = False
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> SGD:
-        if self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov needs momentum above 0")
+        if self.nesterov and (self.momentum == 0 or self.dampening != 0):
+            raise ValueError("nesterov needs momentum above 0 and no dampening")
         return self
 
 
@@ -45,8 +52,9 @@ class Adam(_Optimizer):
 
     name: Literal["adam"] = "adam"
     lr: Positive = 1e-3
-    betas: Annotated[tuple[Fraction, Fraction], Listed] = (0.9, 0.999)
+    betas: Betas = (0.9, 0.999)
     eps: Positive = 1e-8
+    amsgrad: bool = False
 
 
 class AdamW(_Optimizer):
@@ -54,56 +62,119 @@ class AdamW(_Optimizer):
 
     name: Literal["adamw"] = "adamw"
     lr: Positive = 1e-3
-    betas: Annotated[tuple[Fraction, Fraction], Listed] = (0.9, 0.999)
+    betas: Betas = (0.9, 0.999)
     eps: Positive = 1e-8
     weight_decay: NonNegative = 0.01
+    amsgrad: bool = False
 
 
-Optimizer = Annotated[Annotated[Union[SGD, Adam, AdamW], Field(discriminator="name")], Named]
+class NAdam(_Optimizer):
+    """As ``torch.optim.NAdam``."""
+
+    name: Literal["nadam"] = "nadam"
+    lr: Positive = 2e-3
+    betas: Betas = (0.9, 0.999)
+    eps: Positive = 1e-8
+    momentum_decay: NonNegative = 4e-3
+    decoupled_weight_decay: bool = False
+    """whether weight decay acts on the weights themselves, as in AdamW"""
 
 
-class _Schedule(Part):
-    warmup_epochs: NonNegative = 0.0
-    """linear rise from 0 over this many epochs before the schedule begins; fractions allowed"""
+class RAdam(_Optimizer):
+    """As ``torch.optim.RAdam``."""
+
+    name: Literal["radam"] = "radam"
+    lr: Positive = 1e-3
+    betas: Betas = (0.9, 0.999)
+    eps: Positive = 1e-8
+    decoupled_weight_decay: bool = False
+    """whether weight decay acts on the weights themselves, as in AdamW"""
 
 
-class Constant(_Schedule):
-    name: Literal["constant"] = "constant"
+class Adamax(_Optimizer):
+    """As ``torch.optim.Adamax``."""
+
+    name: Literal["adamax"] = "adamax"
+    lr: Positive = 2e-3
+    betas: Betas = (0.9, 0.999)
+    eps: Positive = 1e-8
 
 
-class Cosine(_Schedule):
-    """Loshchilov and Hutter 2017 (arXiv:1608.03983), one half period, by step."""
+class RMSprop(_Optimizer):
+    """As ``torch.optim.RMSprop``."""
 
-    name: Literal["cosine"] = "cosine"
-    floor: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """where it ends, as a fraction of the learning rate"""
+    name: Literal["rmsprop"] = "rmsprop"
+    lr: Positive = 1e-2
+    alpha: Fraction = 0.99
+    eps: Positive = 1e-8
+    momentum: NonNegative = 0.0
+    centered: bool = False
 
 
-class Step(_Schedule):
-    name: Literal["step"] = "step"
-    milestones: Annotated[tuple[Count, ...], Listed] = ()
-    """multiply by ``factor`` once this many epochs are done, for each"""
-    every: Count | None = None
-    """or: multiply by ``factor`` after every so many epochs"""
-    factor: Positive = 0.1
+class Adagrad(_Optimizer):
+    """As ``torch.optim.Adagrad``."""
+
+    name: Literal["adagrad"] = "adagrad"
+    lr: Positive = 1e-2
+    lr_decay: NonNegative = 0.0
+    initial_accumulator_value: NonNegative = 0.0
+    eps: Positive = 1e-10
+
+
+class Adadelta(_Optimizer):
+    """As ``torch.optim.Adadelta``."""
+
+    name: Literal["adadelta"] = "adadelta"
+    lr: Positive = 1.0
+    rho: Fraction = 0.9
+    eps: Positive = 1e-6
+
+
+class ASGD(_Optimizer):
+    """As ``torch.optim.ASGD``: a falling rate and a decay; the averages that it keeps besides are not what is evaluated."""
+
+    name: Literal["asgd"] = "asgd"
+    lr: Positive = 1e-2
+    lambd: NonNegative = 1e-4
+    alpha: NonNegative = 0.75
+    t0: NonNegative = 1e6
+
+
+class Rprop(_Rate):
+    """As ``torch.optim.Rprop``, which has no weight decay; ``lr`` is the size of the first step alone."""
+
+    name: Literal["rprop"] = "rprop"
+    lr: Positive = 1e-2
+    etas: Annotated[
+        tuple[Annotated[float, Field(gt=0, lt=1)], Annotated[float, Field(gt=1, allow_inf_nan=False)]],
+        Listed,
+    ] = (0.5, 1.2)
+    """what a step is multiplied by when the gradient changed its sign, and when it did not"""
+    step_sizes: Annotated[tuple[NonNegative, Positive], Listed] = (1e-6, 50.0)
+    """the smallest and the largest step"""
 
     @model_validator(mode="after")
-    def _one_way_to_say_it(self) -> Step:
-        if bool(self.milestones) == (self.every is not None):
-            raise ValueError("give milestones or every, one of the two")
+    def _smallest_first(self) -> Rprop:
+        if self.step_sizes[0] > self.step_sizes[1]:
+            raise ValueError("step_sizes are the smallest step and then the largest")
         return self
 
 
-class OneCycle(Part):
-    """Smith and Topin 2018 (arXiv:1708.07120), as ``torch.optim.lr_scheduler.OneCycleLR`` with cosine annealing."""
-
-    name: Literal["one-cycle"] = "one-cycle"
-    rise: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    """fraction of all steps until the peak, which is the learning rate"""
-    start_divisor: Annotated[float, Field(ge=1)] = 25.0
-    """the peak over the first learning rate"""
-    final_divisor: Annotated[float, Field(ge=1)] = 1e4
-    """the first learning rate over the last"""
+REASON_FROM_REFUSED = {
+    "muon": "orthogonalises whole matrices, which would mix the networks of a pack",
+    "adafactor": "scales by norms over whole matrices, which would mix the networks of a pack",
+    "lbfgs": "searches along one direction for all weights, which would mix the networks of a pack",
+    "sparseadam": "is for sparse gradients, which no layer here has",
+}
 
 
-Schedule = Annotated[Annotated[Union[Constant, Cosine, Step, OneCycle], Field(discriminator="name")], Named]
+def _refuse(value: Any) -> Any:
+    name = value.get("name") if isinstance(value, dict) else value
+    if isinstance(name, str) and (reason := REASON_FROM_REFUSED.get(name.lower().replace("_", ""))):
+        raise ValueError(f"{name!r} {reason}; allowed: {', '.join(NAMES)}")
+    return value
+
+
+Optimizers = Union[SGD, Adam, AdamW, NAdam, RAdam, Adamax, RMSprop, Adagrad, Adadelta, ASGD, Rprop]
+NAMES = [optimizer.model_fields["name"].default for optimizer in get_args(Optimizers)]
+Optimizer = Annotated[Annotated[Optimizers, Field(discriminator="name")], Named, BeforeValidator(_refuse)]

@@ -9,7 +9,8 @@ from pydantic import Field, model_validator
 from allelse.recipe.augmentations import Augmentation, AugmentationKind
 from allelse.recipe.base import Count, Fraction, Listed, Part
 from allelse.recipe.models import ConvNet, Model
-from allelse.recipe.optimizers import Adam, Constant, Optimizer, Schedule
+from allelse.recipe.optimizers import Adam, Optimizer, Rprop
+from allelse.recipe.schedules import Constant, Schedule
 
 
 class Recipe(Part):
@@ -42,4 +43,12 @@ class Recipe(Part):
         names = [part.name for part in self.augment]
         if len(set(names)) != len(names):
             raise ValueError("augment names one augmentation twice; allowed: each at most once")
+        return self
+
+    @model_validator(mode="after")
+    def _rprop_steps_by_itself(self) -> Recipe:
+        if isinstance(self.optimizer, Rprop) and self.schedule != Constant():
+            raise ValueError(
+                "schedule has no say with rprop, whose lr is only its first step's size; allowed: constant, without warm-up"
+            )
         return self
