@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from allelse.errors import StudyError
-from allelse.models import layer_rows
+from allelse.models import anatomy, layer_rows
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -83,3 +83,21 @@ def test_a_network_row_by_row():
 def test_images_that_are_too_small_are_refused_in_one_line():
     with pytest.raises(StudyError, match="pool less often"):
         layer_rows(model_of(pool=[1, 2], pool_kind="stride"), (2, 2, 1), 3)
+
+
+class Gated(nn.Module):
+    """Computes itself, with a parameter of its own, and has a part that computes, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = nn.Linear(32, 32, bias=False)
+        self.weight = nn.Parameter(torch.zeros(5, 32))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.part(x.flatten(1)) @ self.weight.T
+
+
+def test_what_a_part_of_a_layer_computes_is_counted_once(monkeypatch):
+    monkeypatch.setattr(anatomy, "build_network", lambda *arguments, replicas: nn.Sequential(nn.Sequential(Gated())))
+    rows = layer_rows(model_of(), (4, 4, 2), 3)
+    assert [(row.name, row.parameters, row.macs) for row in rows] == [("0.0.part", 1024, 1024), ("0.0", 160, 160)]

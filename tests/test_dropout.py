@@ -75,6 +75,8 @@ def test_masks_of_steps_layers_seeds_images_channels_and_places_are_uncorrelated
     others = {
         "step": (first, next_step),
         "step, one image on": (first[1:], next_step[:-1]),
+        "step, one word on": (first[:, 4:], next_step[:, :-4]),
+        "step, one word back": (first[:, :-4], next_step[:, 4:]),
         "layer": (first, dropout_of(0.5, [0], "blocks.1.drop").kept(shape)),
         "seed": (first, dropout_of(0.5, [1]).kept(shape)),
         "image": (first[1:], first[:-1]),

@@ -186,3 +186,19 @@ def test_a_run_that_diverges_with_its_very_last_step_is_no_result():
 def test_the_smallest_batches_train(norm, batch_size):
     values = tiny_recipe(epochs=1, batch_size=batch_size, model={"norm": norm})
     assert {result.status for result in train_pack(pack_of(values), toy_dataset(train=6), CPU)} == {"done"}
+
+
+def test_probes_see_every_activation_and_leave_shortcuts_and_hidden_layers_out_of_what_blocks_do():
+    model = {"block": "act-conv-norm-act-conv", "residual": True, "width": [4, 6], "head": {"hidden": [5], "dropout": 0.5}}
+    training = trained(pack_of(tiny_recipe(model=model), [3]), toy_dataset())
+    [result] = training.results()
+    last = max(row["step"] for row in result.probes if "gradient_ratio" in row)
+    found = {row["layer"]: row for row in result.probes if row["step"] == last}
+    acts = [f"blocks.{number}.{name}" for number in (0, 1) for name in ("act", "act2")] + ["hidden.0.act"]
+    assert [layer for layer, row in found.items() if "saturated" in row] == acts
+    assert {"blocks.0.shortcut", "blocks.1.shortcut", "hidden.0.linear"} <= {
+        layer for layer, row in found.items() if "gradient_norm" in row
+    }
+    decades = np.log10(found["blocks.1.conv2"]["gradient_ratio"] / found["blocks.0.conv"]["gradient_ratio"])
+    assert result.metrics["gradient_decades_end"] == pytest.approx(decades)
+    assert result.metrics["effective_rank"] == found["blocks.1"]["effective_rank"]
