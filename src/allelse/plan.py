@@ -151,8 +151,10 @@ def _work(arm: Arm, dataset: data.Dataset) -> Any:
     kept = {
         key: recipe[key] for key in ("dataset", "image_size", "batch_size", "augment", "precision", "epochs", "train_per_class")
     }
+    model = {key: value for key, value in recipe["model"].items() if key != "activation"}
+    model["block"] = sorted(model["block"].split("-"))
     shapes = [[layer.name, layer.shape] for layer in layers(arm, dataset)]
-    return [kept, recipe["model"]["norm"], recipe["optimizer"]["name"], shapes]
+    return [kept, model, recipe["optimizer"]["name"], shapes]
 
 
 def _runs_of_alike_arms(study: Study) -> list[tuple[Arm, tuple[RunSpec, ...]]]:
