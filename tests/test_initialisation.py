@@ -97,7 +97,7 @@ def test_the_table_of_layers_tells_rules_apart():
     base, other = (set(layer_table(model_of(init=init, **MODEL), (6, 6, 2), 3)) for init in ("default", "orthogonal"))
     apart = {layer.name for layer in base ^ other}
     assert apart == {f"{layer}.weight" for layer in OF_STEM_AND_BLOCKS}
-    assert {layer.rule for layer in other} == {"", "orthogonal 1"}
+    assert {layer.rule for layer in other} == {"", "orthogonal 1.0"}
 
 
 ARMS = {
@@ -169,6 +169,6 @@ def test_fingerprints_of_one_rule_and_of_the_default_have_names_of_their_own():
         *("init stem.conv.weight 4x2x3x3", "init stem.conv.bias 4 of 4x2x3x3", "init blocks.0.conv.weight 4x4x3x3"),
         *("init blocks.0.conv.bias 4 of 4x4x3x3", "init head.weight 3x4", "init head.bias 3 of 3x4"),
     }
-    assert "init blocks.0.conv.weight 4x4x3x3 by kaiming_normal fan_in 1.41421" in other
+    assert "init blocks.0.conv.weight 4x4x3x3 by kaiming_normal fan_in 1.4142135623730951" in other
     assert "init blocks.0.conv.bias 4 of 4x4x3x3 by zero" in other
     assert default & other == {"init head.weight 3x4", "init head.bias 3 of 3x4"}

@@ -10,6 +10,7 @@ from engine_support import ACTIVATIONS, NORMS, ORDERS
 from pydantic import TypeAdapter, ValidationError
 
 from allelse import blocks, recipe
+from allelse.engine import optim
 
 MINIMAL = {"dataset": "digits"}
 
@@ -24,9 +25,10 @@ def names_of(union: Any) -> set[str]:
     return {name for part in parts for name in get_args(part.model_fields["name"].annotation)}
 
 
-def test_the_catalogues_of_blocks_have_exactly_the_names_that_the_recipe_allows():
+def test_the_catalogues_have_exactly_the_names_that_the_recipe_allows():
     assert names_of(recipe.Norm) == set(blocks.NORMS) == set(NORMS)
     assert names_of(recipe.Activation) == set(blocks.ACTIVATIONS) == set(ACTIVATIONS)
+    assert names_of(recipe.Optimizer) == set(optim.OPTIMIZERS)
 
 
 @pytest.mark.parametrize("name", [name for name in blocks.ACTIVATIONS if name != "threshold"])

@@ -26,7 +26,7 @@ def change_fills(layers: nn.Module, model: recipe.ConvNet | recipe.MLP) -> None:
 
 def _rule(init: recipe.Init, gain: float) -> Rule:
     if isinstance(init, recipe.Orthogonal):
-        return Rule(f"{init.name} {gain:.6g}", lambda generator, shape: gain * _orthogonal(generator, shape))
+        return Rule(f"{init.name} {gain}", lambda generator, shape: gain * _orthogonal(generator, shape))
     mode = init.mode if isinstance(init, recipe.Kaiming) else "both fans"
 
     def fill(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
@@ -38,7 +38,7 @@ def _rule(init: recipe.Init, gain: float) -> Rule:
         bound = sqrt(3) * sd  # a uniform distribution's standard deviation is its bound over √3
         return generator.uniform(-bound, bound, shape)
 
-    return Rule(f"{init.name} {mode} {gain:.6g}", fill)
+    return Rule(f"{init.name} {mode} {gain}", fill)
 
 
 def _orthogonal(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
