@@ -262,7 +262,11 @@ def _differences(old: Any, new: Any, where: str = "") -> list[str]:
         if len(old) != len(new):
             return [f"{where}: {len(old)} → {len(new)}"]
         return [phrase for number, pair in enumerate(zip(old, new), 1) for phrase in _differences(*pair, f"{where} {number}")]
-    return [] if old == new else [f"{where}: {json.dumps(old)} → {json.dumps(new)}"]
+    return [] if old == new else [f"{where}: {_shown(old)} → {_shown(new)}"]
+
+
+def _shown(value: Any) -> str:
+    return "default" if value is None else json.dumps(value)  # a recipe leaves its defaults out
 
 
 def pairing(runs: Sequence[StoredRun]) -> list[str]:
