@@ -108,7 +108,7 @@ def test_an_output_folder_of_another_study(file, tmp_path):
     assert allelse("run", file, "--quick", "--out", "out").code == 0
     assert mistake("run", file, "--quick", "--out", "out", "--set", "model.bias=false") == (
         "out: holds results of another study or of this one before a change, and results never mix: arms 1.recipe.model.bias: "
-        "true → false; arms 2.recipe.model.bias: default → false. Take the change back, or give a new folder with --out"
+        "default → false; arms 2.recipe.model.bias: default → false. Take the change back, or give a new folder with --out"
     )
     other = write_study(tmp_path, changed('"tiny"', '"other"', TINY), "other.toml")
     assert 'name: "tiny-quick" → "other-quick"' in mistake("run", other, "--quick", "--out", "out")
