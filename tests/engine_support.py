@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from norm_oracles import PLAIN_FROM_NAME, StandardizedConv2d, StandardizedLinear
 from torch import Tensor, nn
 
 from allelse import recipe
@@ -144,7 +145,7 @@ def plain_norm(norm: recipe.Norm, channels: int, images: bool) -> nn.Module:
         return nn.GroupNorm(1, channels, norm.eps, norm.affine) if images else nn.LayerNorm(channels, norm.eps, norm.affine)
     if norm.name == "instance":
         return nn.InstanceNorm2d(channels, eps=norm.eps, affine=norm.affine)
-    return nn.Identity()
+    return PLAIN_FROM_NAME[norm.name](channels, norm) if norm.name in PLAIN_FROM_NAME else nn.Identity()
 
 
 def plain_activation(activation: recipe.Activation) -> nn.Module:
@@ -166,14 +167,18 @@ def plain_network(model: recipe.Model, shape: tuple[int, int, int] = (6, 6, 2), 
     if mlp:
         channels *= height * width
 
+    convolution, linear = nn.Conv2d, nn.Linear
+    if model.weight_standardization:
+        convolution, linear = StandardizedConv2d, StandardizedLinear
+
     def block(channels_in: int, channels_out: int, kernel: int, parts: Sequence[str]) -> nn.Sequential:
         out, now = nn.Sequential(), channels_in
         for part in parts:
             if part == "conv":
-                out.add_module(part, nn.Conv2d(channels_in, channels_out, kernel, padding="same", bias=model.bias))
+                out.add_module(part, convolution(channels_in, channels_out, kernel, padding="same", bias=model.bias))
                 now = channels_out
             elif part == "linear":
-                out.add_module(part, nn.Linear(channels_in, channels_out, model.bias))
+                out.add_module(part, linear(channels_in, channels_out, model.bias))
                 now = channels_out
             else:
                 out.add_module(

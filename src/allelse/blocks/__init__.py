@@ -9,7 +9,7 @@ Every parameter has shape [R, *the shape it has in a lone network]: replica r of
 from allelse.blocks.activations import ACTIVATIONS, build_activation
 from allelse.blocks.block import Block, build_block
 from allelse.blocks.norms import NORMS, BatchNorm, build_norm
-from allelse.blocks.weights import Conv2d, Linear, Stacked
+from allelse.blocks.weights import Conv2d, Linear, Stacked, standardize_weights
 
 __all__ = [
     "ACTIVATIONS",
@@ -22,4 +22,5 @@ __all__ = [
     "build_activation",
     "build_block",
     "build_norm",
+    "standardize_weights",
 ]

@@ -28,7 +28,15 @@ from allelse.blocks import Conv2d, Linear
 from allelse.engine.batches import Draws, ImageFeed, draw_epoch, scale_of
 from allelse.engine.checkpoint import load_checkpoint, save_checkpoint
 from allelse.engine.device import compute_dtype, describe_device, sum_dtype
-from allelse.engine.evaluate import Score, evaluate, evaluate_three_ways, moments, scatter_of_batch_means
+from allelse.engine.evaluate import (
+    Score,
+    asks_for_recalibration,
+    evaluate,
+    evaluate_three_ways,
+    moments,
+    recalibrated,
+    scatter_of_batch_means,
+)
 from allelse.engine.optim import build_optimizer, learning_rates
 from allelse.engine.probes import BATCHES_FOR_NOISE, Probe, probe_steps, summarise
 from allelse.models import Network, build_network, initialise, stacked_parameters
@@ -168,11 +176,7 @@ class Training:
         train = Score(loss_R / self.steps_per_epoch, 100 * correct_R / (self.steps_per_epoch * batch_size))
         self.diverged |= ~np.isfinite(train.loss.cpu().numpy()) | ~self._weights_are_finite()
         trained = time.perf_counter()
-        test = evaluate(self.network, self.test_feed, self.test_index, self.dtype)
-        scores = {"train": train, "test": test}
-        if len(self.validation_index):
-            scores["validation"] = evaluate(self.network, self.train_feed, self.validation_index, self.dtype)
-        for name, score in scores.items():
+        for name, score in {"train": train, **self._evaluate()}.items():
             for replica, history in enumerate(self.history):
                 if name == "train":
                     history.append({"lr": self.rates[step]})
@@ -182,6 +186,16 @@ class Training:
         self.seconds["evaluate"] += time.perf_counter() - trained
         self.epoch += 1
         on_progress(Progress(self.epoch / self.recipe.epochs, self.epoch, self.recipe.epochs))
+
+    def _evaluate(self) -> dict[str, Score]:
+        """The scores that an epoch ends with, under the statistics that the recipe asks for."""
+        train = (self.train_feed, self.train_index)
+        asked = recalibrated(self.network, train, self.dtype) if asks_for_recalibration(self.network) else nullcontext()
+        with asked:
+            scores = {"test": evaluate(self.network, self.test_feed, self.test_index, self.dtype)}
+            if len(self.validation_index):
+                scores["validation"] = evaluate(self.network, self.train_feed, self.validation_index, self.dtype)
+        return scores
 
     def _last_test_score(self) -> Score:
         values = torch.tensor(

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from allelse import recipe
-from allelse.blocks import Conv2d, Linear, Stacked, build_block
+from allelse.blocks import Conv2d, Linear, Stacked, build_block, standardize_weights
 from allelse.errors import StudyError
 from allelse.seeds import stream
 
@@ -70,6 +70,8 @@ def build_network(model: recipe.Model, image_shape: tuple[int, int, int], classe
             features = _add_linear_blocks(network, model, image_shape[0] * image_shape[1] * image_shape[2])
         else:
             features = _add_convolution_blocks(network, model, image_shape)
+        if model.weight_standardization:
+            standardize_weights(network)
     except ValueError as error:  # the groups of a norm before the first convolution do not divide the image's channels
         raise StudyError(f"recipe.model.{error}") from None
     network.head = Linear(replicas, features, classes)
@@ -98,8 +100,12 @@ def _add_convolution_blocks(network: Network, model: recipe.ConvNet, image_shape
     network.pool = F.avg_pool2d if model.pool_kind == "avg" else F.max_pool2d
     network.pool_after = frozenset(model.pool)
     for number, block_width in enumerate(model.widths(), start=1):
-        if model.norm.name == "instance" and "norm" in model.block and height * width == 1:
-            raise StudyError(f"instance norm meets images of 1 × 1 in block {number} and would set them to 0; pool less often")
+        meets = channels if model.norm_comes_first() else block_width
+        if "norm" in model.block and height * width == 1 and model.norm.needs_positions(meets):
+            raise StudyError(
+                f"norm {model.norm.name!r} meets images of 1 × 1 in block {number}, which leave it nothing to normalise over; "
+                "pool less often"
+            )
         weight = Conv2d(replicas, channels, block_width, model.kernel, model.bias)
         network.blocks.append(build_block(replicas, weight, (channels, block_width), model))
         channels = block_width

@@ -9,7 +9,21 @@ from allelse.recipe.activations import ELU, Activation, LeakyReLU, PlainActivati
 from allelse.recipe.augmentations import Augmentation, Crop, Cutout, Flip
 from allelse.recipe.base import NonNegative, Part, Positive
 from allelse.recipe.models import MLP, ConvNet, Head, Model, Stem
-from allelse.recipe.norms import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, NoNorm, Norm
+from allelse.recipe.norms import (
+    BatchNorm,
+    BatchRenorm,
+    BatchStatistics,
+    EvoNormS0,
+    FilterResponseNorm,
+    GhostBatchNorm,
+    GroupNorm,
+    InstanceNorm,
+    LayerNorm,
+    NoNorm,
+    Norm,
+    NormPart,
+    RMSNorm,
+)
 from allelse.recipe.optimizers import SGD, Adam, AdamW, Constant, Cosine, OneCycle, Optimizer, Schedule, Step
 from allelse.recipe.whole import Recipe
 
@@ -22,12 +36,17 @@ __all__ = [
     "AdamW",
     "Augmentation",
     "BatchNorm",
+    "BatchRenorm",
+    "BatchStatistics",
     "Constant",
     "ConvNet",
     "Cosine",
     "Crop",
     "Cutout",
+    "EvoNormS0",
+    "FilterResponseNorm",
     "Flip",
+    "GhostBatchNorm",
     "GroupNorm",
     "Head",
     "InstanceNorm",
@@ -37,12 +56,14 @@ __all__ = [
     "NoNorm",
     "NonNegative",
     "Norm",
+    "NormPart",
     "OneCycle",
     "Optimizer",
     "PReLU",
     "Part",
     "PlainActivation",
     "Positive",
+    "RMSNorm",
     "Recipe",
     "Schedule",
     "Stem",

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from allelse.recipe.augmentations import Augmentation, AugmentationKind
 from allelse.recipe.base import Count, Fraction, Listed, Part
 from allelse.recipe.models import ConvNet, Model
+from allelse.recipe.norms import GhostBatchNorm
 from allelse.recipe.optimizers import Adam, Constant, Optimizer, Schedule
 
 
@@ -42,4 +43,15 @@ class Recipe(Part):
         names = [part.name for part in self.augment]
         if len(set(names)) != len(names):
             raise ValueError("augment names one augmentation twice; allowed: each at most once")
+        return self
+
+    @model_validator(mode="after")
+    def _ghost_batches_fill_the_batch(self) -> Recipe:
+        norm = self.model.norm
+        if isinstance(norm, GhostBatchNorm) and self.batch_size % norm.ghost_size:
+            allowed = ", ".join(str(size) for size in range(1, self.batch_size + 1) if self.batch_size % size == 0)
+            raise ValueError(
+                f"model.norm.ghost_size = {norm.ghost_size} does not divide batch_size = {self.batch_size}; "
+                f"allowed here: {allowed}"
+            )
         return self
