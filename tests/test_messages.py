@@ -16,7 +16,8 @@ RECIPE_KEYS = (
     "dataset, image_size, train_per_class, validation_per_class, epochs, batch_size, augment, optimizer, schedule, "
     "label_smoothing, precision, model"
 )
-MODEL_KEYS = "block, width, depth, bias, norm, activation, family, stem, kernel, pool, pool_kind, head"
+NORMS = "batch, ghost, renorm, group, layer, instance, rms, frn, evonorm-s0, none"
+MODEL_KEYS = "block, width, depth, bias, weight_standardization, norm, activation, family, stem, kernel, pool, pool_kind, head"
 ACTIVATIONS = "sigmoid, tanh, relu, silu, gelu, mish, identity, leaky_relu, prelu, elu"
 
 
@@ -86,7 +87,7 @@ COLUMNS = "run, arm, seed, status, error, accuracy, n, mean, sd, low, high, dive
         (
             '"batch"',
             '"bach"',
-            "line 17: recipe.model.norm: 'bach' is unknown; did you mean 'batch'? allowed: batch, group, layer, instance, none",
+            f"line 17: recipe.model.norm: 'bach' is unknown; did you mean 'batch'? allowed: {NORMS}",
         ),
         (
             '"batch"',
@@ -299,7 +300,7 @@ def test_quick_of_a_file_without_that_table():
         ("model.depth=0", "model.depth: 0; allowed: at least 1"),
         (
             "model.norm=bach",
-            "model.norm: 'bach' is unknown; did you mean 'batch'? allowed: batch, group, layer, instance, none",
+            f"model.norm: 'bach' is unknown; did you mean 'batch'? allowed: {NORMS}",
         ),
         ("model.norm=group", "model.norm: norm.groups = 32 does not divide the width 4; allowed here: 1, 2, 4"),
         ("model.activation=[]", f"factors.model.activation: []; {OF_LEVELS}"),
