@@ -74,14 +74,18 @@ class Renorm(nn.Module):
         return torch.stack(out, 1)
 
 
-class RMS(nn.RMSNorm):
-    """torch's RMS norm over the channels, which it wants last."""
+class RMS(nn.Module):
+    """Zhang and Sennrich 2019, equation 4, position by position of images, or of features."""
 
     def __init__(self, channels: int, norm: recipe.RMSNorm) -> None:
-        super().__init__(channels, norm.eps, norm.affine)
+        super().__init__()
+        self.eps = norm.eps
+        self.weight = nn.Parameter(torch.ones(channels)) if norm.affine else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+        flat = x.view(*x.shape[:2], -1)
+        out = torch.stack([one / ((one * one).mean(1, keepdim=True) + self.eps).sqrt() for one in flat.unbind(2)], 2)
+        return (out if self.weight is None else out * self.weight.view(-1, 1)).view(x.shape)
 
 
 class FRN(nn.Module):

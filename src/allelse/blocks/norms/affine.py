@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from torch import Tensor, nn
 
@@ -38,6 +40,15 @@ class Affine(Stacked):
 def by_channel(values_RC: Tensor, x: Tensor) -> Tensor:
     """Values a channel in a shape that meets activations [N, R·C, ...]."""
     return values_RC.reshape(-1, *[1] * (x.dim() - 2))
+
+
+def mean_square(x: Tensor, dims: list[int]) -> Tensor:
+    """The mean of x² over ``dims``, which stay as 1.
+
+    A sum and not torch's mean, whose gradient is written out at full size; and not torch's variance of x, which on a CPU
+    takes ten times as long where ``dims`` are not the last in memory (2.13).
+    """
+    return x.square().sum(dims, keepdim=True) / prod(x.shape[dim] for dim in dims)
 
 
 def wide(x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from allelse import recipe
-from allelse.blocks.norms.affine import Affine, wide
+from allelse.blocks.norms.affine import Affine, mean_square, wide
 
 Statistics = Literal["update", "running", "batch", "recalibrate"]
 
@@ -96,10 +96,9 @@ class BatchRenorm(BatchNorm):
     @torch.no_grad()
     def correction(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """r and d of a training batch, each [R·C]."""
-        var_RC, mean_RC = (
-            values.unflatten(0, (self.replicas, -1))
-            for values in torch.var_mean(wide(x), [0, *range(2, x.dim())], correction=0)
-        )
+        x, over = wide(x), [0, *range(2, x.dim())]
+        mean = x.mean(over, keepdim=True)
+        mean_RC, var_RC = (values.view(self.replicas, -1) for values in (mean, mean_square(x - mean, over)))
         running_sd_RC = (self.running_var + self.eps).sqrt()
         steps_R1 = self.steps.to(running_sd_RC.dtype).unsqueeze(1)
         share_R1 = ((steps_R1 - self.norm.hold_steps + 1) / (self.norm.ramp_steps + 1)).clamp(0, 1)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from allelse import recipe
-from allelse.blocks.norms.affine import Affine, by_channel, wide
+from allelse.blocks.norms.affine import Affine, by_channel, mean_square, wide
 from allelse.blocks.weights import constant
 
 
@@ -40,9 +40,9 @@ class RMSNorm(Affine):
         super().__init__(replicas, channels, norm.eps, weight=norm.affine, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        x_NRC = wide(x).unflatten(1, (self.replicas, -1))
-        x_NRC = x_NRC * torch.rsqrt(x_NRC.square().mean(2, keepdim=True) + self.eps)
-        return self.scaled(x_NRC.flatten(1, 2)).to(x.dtype)
+        x_NHWRC = wide(x).movedim(1, -1).unflatten(-1, (self.replicas, -1))
+        out = F.rms_norm(x_NHWRC, x_NHWRC.shape[-1:], eps=self.eps).flatten(-2).movedim(-1, 1)
+        return self.scaled(out).to(x.dtype)
 
 
 class FilterResponseNorm(Affine):
@@ -62,8 +62,11 @@ class FilterResponseNorm(Affine):
 
     def forward(self, x_NRCHW: Tensor) -> Tensor:
         x = wide(x_NRCHW)
-        x = self.scaled(x * torch.rsqrt(x.square().mean((2, 3), keepdim=True) + self.eps))
-        return (x if self.threshold is None else torch.maximum(x, by_channel(self.threshold, x))).to(x_NRCHW.dtype)
+        x = self.scaled(x * torch.rsqrt(mean_square(x, [2, 3]) + self.eps))
+        if self.threshold is not None:
+            threshold = by_channel(self.threshold, x)
+            x = torch.relu(x - threshold) + threshold  # max(x, threshold), whose own gradient takes six times as long on a CPU
+        return x.to(x_NRCHW.dtype)
 
 
 class EvoNormS0(Affine):
@@ -80,10 +83,13 @@ class EvoNormS0(Affine):
         self.add_parameter("gate", (channels,), constant(1.0))
 
     def forward(self, x: Tensor) -> Tensor:
-        groups = (self.replicas * self.groups, -1)
-        full = wide(x)
-        grouped = full.unflatten(1, groups)
-        variance = grouped.var([2, *range(3, grouped.dim())], correction=0, keepdim=True)
-        gated = full * torch.sigmoid(by_channel(self.gate, full) * full)
-        out = gated.unflatten(1, groups) * torch.rsqrt(variance + self.eps)
-        return self.scaled(out.flatten(1, 2)).to(x.dtype)
+        x_NRCHW = wide(x).reshape(*x.shape[:2], *(x.shape[2:] or (1, 1)))
+        mean = self.over_groups(x_NRCHW.detach().mean((2, 3), keepdim=True))  # moving it would not change the variance
+        variance = self.over_groups(mean_square(x_NRCHW - mean, [2, 3]))
+        gated = x_NRCHW * torch.sigmoid(by_channel(self.gate, x_NRCHW) * x_NRCHW)
+        return self.scaled(gated * torch.rsqrt(variance + self.eps)).to(x.dtype).reshape(x.shape)
+
+    def over_groups(self, values_NRC11: Tensor) -> Tensor:
+        """Values a channel, each replaced by the mean over its group."""
+        grouped = values_NRC11.unflatten(1, (self.replicas * self.groups, -1))
+        return grouped.mean(2, keepdim=True).expand_as(grouped).flatten(1, 2)
