@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from norm_oracles import PLAIN_FROM_NAME, StandardizedConv2d, StandardizedLinear
 from torch import Tensor, nn
 
 from allelse import recipe
@@ -181,7 +182,7 @@ def plain_norm(norm: recipe.Norm, channels: int, images: bool) -> nn.Module:
         return nn.GroupNorm(1, channels, norm.eps, norm.affine) if images else nn.LayerNorm(channels, norm.eps, norm.affine)
     if norm.name == "instance":
         return nn.InstanceNorm2d(channels, eps=norm.eps, affine=norm.affine)
-    return nn.Identity()
+    return PLAIN_FROM_NAME[norm.name](channels, norm) if norm.name in PLAIN_FROM_NAME else nn.Identity()
 
 
 def plain_activation(activation: recipe.Activation, channels: int = 1) -> nn.Module:
@@ -267,16 +268,20 @@ def plain_network(model: recipe.Model, shape: tuple[int, int, int] = (6, 6, 2), 
     if mlp:
         channels *= height * width
 
+    convolution, linear = nn.Conv2d, nn.Linear
+    if model.weight_standardization:
+        convolution, linear = StandardizedConv2d, StandardizedLinear
+
     def weight(channels_in: int, channels_out: int, kernel: int, stride: int, bias: bool) -> nn.Module:
         if mlp:
-            return nn.Linear(channels_in, channels_out, bias)
-        return nn.Conv2d(channels_in, channels_out, kernel, stride, padding=kernel // 2, bias=bias)
+            return linear(channels_in, channels_out, bias)
+        return convolution(channels_in, channels_out, kernel, stride, padding=kernel // 2, bias=bias)
 
     def separable(channels_in: int, channels_out: int, kernel: int, stride: int) -> nn.Sequential:
         out = nn.Sequential()
-        depthwise = nn.Conv2d(channels_in, channels_in, kernel, stride, kernel // 2, groups=channels_in, bias=False)
+        depthwise = convolution(channels_in, channels_in, kernel, stride, kernel // 2, groups=channels_in, bias=False)
         out.add_module("depthwise", depthwise)
-        out.add_module("pointwise", nn.Conv2d(channels_in, channels_out, 1, bias=model.bias))
+        out.add_module("pointwise", convolution(channels_in, channels_out, 1, bias=model.bias))
         return out
 
     def block(

@@ -33,6 +33,7 @@ from engine_support import (
     train_plain,
     trained,
 )
+from norm_oracles import PAPER_NORMS
 
 from allelse import recipe
 from allelse.engine import train_pack
@@ -54,7 +55,21 @@ MODELS = {
     "batch norm of its own": {"norm": {"name": "batch", "momentum": 0.3, "eps": 1e-3, "affine": False}},
     "group norm by size": {"norm": {"name": "group", "channels_per_group": 2, "eps": 1e-2, "affine": False}},
     "group norm on single pixels": {"norm": {"name": "group", "groups": 2}, "pool": [1, 2], "depth": 3},
+    "ghost norm": {"norm": PAPER_NORMS["ghost"], "pool": [1]},
+    "ghost norm without affine": {"norm": {**PAPER_NORMS["ghost"], "affine": False}, "block": "act-norm-conv"},
+    "renorm": {"norm": PAPER_NORMS["renorm"], "pool": [1]},
+    "renorm without affine": {"norm": {**PAPER_NORMS["renorm"], "affine": False, "hold_steps": 0}, "block": "act-norm-conv"},
+    "rms norm": {"norm": "rms", "stem": {"width": 4, "norm": True}},
+    "frn": {"norm": "frn", "activation": "identity", "stem": {"width": 4, "norm": True}},
+    "frn without threshold": {"norm": {"name": "frn", "tlu": False}, "activation": "relu"},
+    "evonorm": {"norm": PAPER_NORMS["evonorm-s0"], "block": "conv-norm", "pool": [1]},
+    "weight standardisation": {"weight_standardization": True, "norm": NORMS["group"], "stem": {"width": 4}},
     "mlp": {"family": "mlp", "block": "linear-norm-act"},
+    "mlp, ghost norm": {"family": "mlp", "block": "linear-norm-act", "norm": PAPER_NORMS["ghost"]},
+    "mlp, renorm": {"family": "mlp", "block": "linear-norm-act", "norm": PAPER_NORMS["renorm"]},
+    "mlp, rms norm": {"family": "mlp", "block": "norm-act-linear", "norm": "rms"},
+    "mlp, evonorm": {"family": "mlp", "block": "norm-linear", "norm": PAPER_NORMS["evonorm-s0"]},
+    "mlp, weight standardisation": {"family": "mlp", "block": "linear-norm-act", "weight_standardization": True},
     "mlp, widths, no bias": {"family": "mlp", "block": "linear-act-norm", "width": [6, 4], "bias": False},
     "mlp, norm first": {"family": "mlp", "block": "norm-act-linear", "norm": "layer", "activation": "prelu"},
     "mlp, group norm": {"family": "mlp", "block": "linear-norm-act", "norm": {"name": "group", "groups": 2}},
@@ -106,6 +121,7 @@ MODELS = {
         "dropout": 0.4,
     },
 }
+CATALOGUE = ("ghost norm", "renorm", "rms norm", "frn", "evonorm", "weight standardisation")
 
 
 @pytest.fixture(autouse=True)
@@ -120,8 +136,8 @@ def _one_thread():
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
     """Images [B, R, C, H, W], other ones for each replica, and labels [R, B]."""
     generator = torch.Generator().manual_seed(5)
-    x = torch.randn(5, len(SEEDS), 2, 6, 6, dtype=torch.float64, generator=generator)
-    return x, torch.randint(0, 3, (len(SEEDS), 5), generator=generator)
+    x = torch.randn(6, len(SEEDS), 2, 6, 6, dtype=torch.float64, generator=generator)
+    return x, torch.randint(0, 3, (len(SEEDS), 6), generator=generator)
 
 
 def summed_loss(network: Network, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -161,6 +177,14 @@ def test_first_gradients_equal_lone_and_plain_networks_with_every_activation(act
     for norm in NORMS:
         check_gradients(model_of(norm=NORMS[norm], activation=activation), *batch)
     check_gradients(model_of(family="mlp", block="act-linear-norm", activation=activation), *batch)
+
+
+@pytest.mark.parametrize("norm", PAPER_NORMS)
+def test_first_gradients_with_norms_of_papers_in_every_order(norm, batch):
+    own = norm in ("frn", "evonorm-s0")
+    for order in ORDERS:
+        model = model_of(norm=PAPER_NORMS[norm], activation="identity" if own else "tanh", block=order)
+        check_gradients(model, *batch)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -270,6 +294,7 @@ def test_whole_epochs_of_every_kind_of_model_equal_lone_runs(model, optimizer):
     [
         *("max pool", "flatten head", "mlp", "kernel of 5, widths", "pre-activation", "depthwise-separable, strides"),
         *("hidden layers", "dropout", "mlp, residual, dropout"),
+        *CATALOGUE,
     ],
 )
 @pytest.mark.parametrize("disturbed", range(len(SEEDS)))

@@ -16,8 +16,10 @@ RECIPE_KEYS = (
     "dataset, image_size, train_per_class, validation_per_class, epochs, batch_size, augment, optimizer, schedule, "
     "label_smoothing, precision, model"
 )
+NORMS = "batch, ghost, renorm, group, layer, instance, rms, frn, evonorm-s0, none"
 MODEL_KEYS = (
-    "block, width, depth, bias, norm, activation, dropout, residual, init, family, conv, stem, kernel, pool, pool_kind, head"
+    "block, width, depth, bias, weight_standardization, norm, activation, dropout, residual, init, family, conv, stem, kernel, "
+    "pool, pool_kind, head"
 )
 OPTIMIZERS = "sgd, adam, adamw, nadam, radam, adamax, rmsprop, adagrad, adadelta, asgd, rprop"
 ACTIVATIONS = (
@@ -102,7 +104,7 @@ COLUMNS = "run, arm, seed, status, error, accuracy, n, mean, sd, low, high, dive
         (
             '"batch"',
             '"bach"',
-            "line 17: recipe.model.norm: 'bach' is unknown; did you mean 'batch'? allowed: batch, group, layer, instance, none",
+            f"line 17: recipe.model.norm: 'bach' is unknown; did you mean 'batch'? allowed: {NORMS}",
         ),
         (
             '"batch"',
@@ -335,7 +337,7 @@ def test_quick_of_a_file_without_that_table():
         ("model.depth=0", "model.depth: 0; allowed: at least 1"),
         (
             "model.norm=bach",
-            "model.norm: 'bach' is unknown; did you mean 'batch'? allowed: batch, group, layer, instance, none",
+            f"model.norm: 'bach' is unknown; did you mean 'batch'? allowed: {NORMS}",
         ),
         ("model.norm=group", "model.norm: norm.groups = 32 does not divide the width 4; allowed here: 1, 2, 4"),
         ("model.activation=[]", f"factors.model.activation: []; {OF_LEVELS}"),

@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import pytest
 from engine_support import ACTIVATIONS, NORMS, ORDERS
+from norm_oracles import PAPER_NORMS
 from pydantic import TypeAdapter, ValidationError
 
 from allelse import blocks, recipe
@@ -26,7 +27,7 @@ def names_of(union: Any) -> set[str]:
 
 
 def test_the_catalogues_have_exactly_the_names_that_the_recipe_allows():
-    assert names_of(recipe.Norm) == set(blocks.NORMS) == set(NORMS)
+    assert names_of(recipe.Norm) == set(blocks.NORMS) == {*NORMS, *PAPER_NORMS}
     assert names_of(recipe.Activation) == set(blocks.ACTIVATIONS) == set(ACTIVATIONS)
     assert names_of(recipe.Optimizer) == set(optim.OPTIMIZERS)
 

@@ -113,6 +113,7 @@ def test_set_reaches_into_a_part_that_was_given_by_its_name_alone(load):
         "momentum": 0.5,
         "eps": 1e-5,
         "affine": True,
+        "evaluate": "running",
     }
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from allelse import data
 from allelse.errors import StudyError
 from allelse.models import Layer, layer_table
-from allelse.recipe import MLP
+from allelse.recipe import MLP, BatchRenorm, BatchStatistics
 from allelse.records import Pack, RunSpec, Way, canonical_json
 from allelse.study import Arm, Study
 
@@ -154,6 +154,7 @@ def _work(arm: Arm, dataset: data.Dataset) -> Any:
     model = {key: value for key, value in recipe["model"].items() if key != "activation"}
     model["block"] = sorted(model["block"].split("-"))
     shapes = [[layer.name, layer.shape] for layer in layers(arm, dataset)]
+    model["norm"] = {key: value for key, value in model["norm"].items() if key != "evaluate"}
     return [kept, model, recipe["optimizer"]["name"], shapes]
 
 
@@ -191,9 +192,16 @@ def check_arm(arm: Arm, dataset: data.Dataset) -> None:
             f"allowed: 1 to {len(train)}"
         )
     layers(arm, dataset)
-    if recipe.batch_size == 1 and recipe.model.norm.name == "batch" and isinstance(recipe.model, MLP):
+    norm = recipe.model.norm
+    if recipe.batch_size == 1 and isinstance(norm, BatchStatistics) and isinstance(recipe.model, MLP):
         raise StudyError(
             f"arm {arm.name}: batch_size = 1 gives BatchNorm one value a feature and no variance; allowed: at least 2"
+        )
+    steps = recipe.epochs * (len(train) // recipe.batch_size)
+    if isinstance(norm, BatchRenorm) and norm.hold_steps >= steps:
+        raise StudyError(
+            f"arm {arm.name}: batch renormalisation would be plain batch normalisation in all {steps} training steps, because "
+            f"model.norm.hold_steps = {norm.hold_steps}; allowed: 0 to {steps - 1}"
         )
 
 
@@ -286,6 +294,8 @@ def _seconds(arm: Arm, dataset: data.Dataset, replicas: int, rate: float | None)
         dataset, train_per_class=recipe.train_per_class, validation_per_class=recipe.validation_per_class, seed=0
     )
     evaluated = len(dataset.test_labels) + len(validation)
+    if isinstance(recipe.model.norm, BatchStatistics) and recipe.model.norm.evaluate == "recalibrated":
+        evaluated += len(train)
     each_epoch = len(train) + FORWARD_SHARE * evaluated
     at_the_end = FORWARD_SHARE * (len(train) + 3 * len(dataset.test_labels))
     return replicas * (recipe.epochs * each_epoch + at_the_end) / rate

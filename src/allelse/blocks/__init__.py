@@ -11,7 +11,7 @@ from allelse.blocks.block import Block, build_block, build_dropout
 from allelse.blocks.dropout import Dropout
 from allelse.blocks.initialisation import change_fills
 from allelse.blocks.norms import NORMS, BatchNorm, build_norm
-from allelse.blocks.weights import Conv2d, Linear, SeparableConv2d, Stacked
+from allelse.blocks.weights import Conv2d, Linear, SeparableConv2d, Stacked, standardize_weights
 
 __all__ = [
     "ACTIVATIONS",
@@ -28,4 +28,5 @@ __all__ = [
     "build_dropout",
     "build_norm",
     "change_fills",
+    "standardize_weights",
 ]

@@ -56,14 +56,45 @@ class Stacked(nn.Module):
         return fill.name if isinstance(fill, Rule) else ""
 
 
-class Conv2d(Stacked):
+class Weighted(Stacked):
+    """Base of convolution and linear layers."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    standardized = False
+    """whether each filter is used with mean 0 and variance 1"""
+
+    def used_weight(self) -> Tensor:
+        """[R, outputs, ...] what multiplies the inputs.
+
+        Standardised as Qiao et al. 2019 (arXiv:1903.10520): (W − mean) / sd over the inputs of each output filter, through
+        which the gradient flows. Its eps is in the variance and 1e-10, so that filters of every size come out alike.
+        """
+        if not self.standardized:
+            return self.weight
+        inputs = tuple(range(2, self.weight.dim()))
+        variance, mean = torch.var_mean(self.weight, inputs, correction=0, keepdim=True)
+        return (self.weight - mean) * torch.rsqrt(variance + 1e-10)
+
+
+def standardize_weights(network: nn.Module) -> None:
+    """Weight standardisation for every convolution and linear layer that is in ``network`` so far.
+
+    Raises:
+        ValueError: a layer has a single input, which would leave nothing of it.
+    """
+    for module in network.modules():
+        if isinstance(module, Weighted):
+            if module.weight[0, 0].numel() == 1:
+                raise ValueError("weight_standardization would set filters of a single weight to 0; take a larger kernel")
+            module.standardized = True
+
+
+class Conv2d(Weighted):
     """R convolutions as one with R times as many groups, padded by half the kernel. [N, R·Cin, H, W] → [N, R·Cout, H', W'].
 
     Stride 1 keeps the size, stride 2 halves it, rounded up.
     """
-
-    weight: nn.Parameter
-    bias: nn.Parameter | None
 
     def __init__(
         self, replicas: int, channels_in: int, channels_out: int, kernel: int, bias: bool, stride: int = 1, groups: int = 1
@@ -87,9 +118,9 @@ class Conv2d(Stacked):
 
     def forward(self, x_NRCHW: Tensor) -> Tensor:
         if self.by_patches and self.stride == self.groups == 1:
-            out_NRDHW = conv2d_by_patches(x_NRCHW, self.weight.to(x_NRCHW.dtype))
+            out_NRDHW = conv2d_by_patches(x_NRCHW, self.used_weight().to(x_NRCHW.dtype))
             return out_NRDHW if self.bias is None else out_NRDHW + self.bias.to(x_NRCHW.dtype).view(-1, 1, 1)
-        weight = self.weight.flatten(0, 1).to(x_NRCHW.dtype)
+        weight = self.used_weight().flatten(0, 1).to(x_NRCHW.dtype)
         bias = None if self.bias is None else self.bias.flatten().to(x_NRCHW.dtype)
         return F.conv2d(x_NRCHW, weight, bias, self.stride, self.padding, groups=self.replicas * self.groups)
 
@@ -106,11 +137,8 @@ class SeparableConv2d(nn.Module):
         return self.pointwise(self.depthwise(x_NRCHW))
 
 
-class Linear(Stacked):
+class Linear(Weighted):
     """R linear layers as one batched product. [N, R·Fin] → [N, R·Fout]."""
-
-    weight: nn.Parameter
-    bias: nn.Parameter | None
 
     def __init__(self, replicas: int, features_in: int, features_out: int, bias: bool = True) -> None:
         super().__init__(replicas)
@@ -122,7 +150,7 @@ class Linear(Stacked):
 
     def forward(self, x_NRF: Tensor) -> Tensor:
         x_RNF = x_NRF.unflatten(1, (self.replicas, -1)).transpose(0, 1)
-        weight = self.weight.to(x_NRF.dtype).transpose(1, 2)
+        weight = self.used_weight().to(x_NRF.dtype).transpose(1, 2)
         if self.bias is None:
             out_RNF = torch.bmm(x_RNF, weight)
         else:

@@ -7,7 +7,8 @@ statistics, not about what the network has learned.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -67,11 +68,12 @@ def recalibrate(network: Network, feed: ImageFeed, index_nR: Tensor, dtype: torc
     network.eval()
     norms = batch_norms(network)
     momenta = [norm.momentum for norm in norms]
-    set_statistics(network, "update")
+    set_statistics(network, "recalibrate")
     for number, (x, _) in enumerate(feed.evaluation_batches(index_nR, network.replicas, dtype), start=1):
         for norm in norms:
             norm.momentum = 1.0 / number  # the first batch overwrites, each later one joins the average
         network(x)
+    set_statistics(network, "update")
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     network.train()
@@ -86,12 +88,28 @@ def moments(network: Network) -> Moments:
     return [(norm.running_mean.clone(), norm.running_var.clone()) for norm in batch_norms(network)]
 
 
+@contextmanager
+def recalibrated(network: Network, train: tuple[ImageFeed, Tensor], dtype: torch.dtype) -> Iterator[Moments]:
+    """Inside this block the running statistics are ones recalibrated over ``train``, of which it is given a copy."""
+    kept = moments(network)
+    recalibrate(network, *train, dtype)
+    yield moments(network)
+    for norm, (mean, var) in zip(batch_norms(network), kept, strict=True):
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(var)
+
+
+def asks_for_recalibration(network: Network) -> bool:
+    """Whether the recipe wants the network evaluated with recalibrated statistics (``norm.evaluate``)."""
+    return any(norm.evaluate == "recalibrated" for norm in batch_norms(network))
+
+
 def evaluate_three_ways(
     network: Network,
     train: tuple[ImageFeed, Tensor],
     test: tuple[ImageFeed, Tensor],
     dtype: torch.dtype,
-    running: Score,
+    last: Score,
 ) -> tuple[dict[str, Score], Moments]:
     """Scores on ``test`` under ``running``, ``recalibrated`` and ``batch`` statistics; the network is left as it was.
 
@@ -102,40 +120,40 @@ def evaluate_three_ways(
         train: what the statistics are recalibrated over.
         test: what is scored.
         dtype: what the network computes in.
-        running: its score on ``test`` with running statistics, which every epoch ends with.
+        last: its score on ``test`` at the end of the last epoch, with the statistics that the recipe asks for.
 
     Returns:
         the scores, and the recalibrated statistics.
     """
-    norms = batch_norms(network)
-    if not norms:
-        return {"running": running, "recalibrated": running, "batch": running}, []
-    batch = evaluate(network, *test, dtype, statistics="batch")
-    kept = moments(network)
-    recalibrate(network, *train, dtype)
-    recalibrated = evaluate(network, *test, dtype)
-    population = moments(network)
-    for norm, (mean, var) in zip(norms, kept, strict=True):
-        norm.running_mean.copy_(mean)
-        norm.running_var.copy_(var)
-    return {"running": running, "recalibrated": recalibrated, "batch": batch}, population
+    if not batch_norms(network):
+        return {"running": last, "recalibrated": last, "batch": last}, []
+    scores = {"running": evaluate(network, *test, dtype) if asks_for_recalibration(network) else last}
+    with recalibrated(network, train, dtype) as population:
+        scores["recalibrated"] = evaluate(network, *test, dtype)
+    scores["batch"] = evaluate(network, *test, dtype, statistics="batch")
+    return scores, population
 
 
 @torch.no_grad()
 def scatter_of_batch_means(
     network: Network, feed: ImageFeed, index_nR: Tensor, batch_size: int, batches: int, dtype: torch.dtype
 ) -> list[Tensor]:
-    """Standard deviation, over training batches without augmentation, of the mean that each BatchNorm sees: [R, C] of each."""
+    """Standard deviation, over training batches without augmentation, of the mean that each BatchNorm sees: [R, C] of each.
+
+    A ghost batch counts as a batch.
+    """
     if not batch_norms(network):
         return []
     means: list[list[Tensor]] = [[] for _ in batch_norms(network)]
 
-    def collector(found: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda module, inputs: found.append(
-            inputs[0].float().mean([0, *range(2, inputs[0].dim())]).unflatten(0, (network.replicas, -1))
+    def collector(norm: BatchNorm, found: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda module, inputs: found.extend(
+            part.float().mean([0, *range(2, part.dim())]).unflatten(0, (network.replicas, -1))
+            for part in norm.training_parts(inputs[0])
         )
 
-    hooks = [norm.register_forward_pre_hook(collector(found)) for norm, found in zip(batch_norms(network), means, strict=True)]
+    norms_and_means = zip(batch_norms(network), means, strict=True)
+    hooks = [norm.register_forward_pre_hook(collector(norm, found)) for norm, found in norms_and_means]
     network.eval()
     set_statistics(network, "batch")
     for x, _ in feed.evaluation_batches(index_nR[: batches * batch_size], network.replicas, dtype, batch_size):

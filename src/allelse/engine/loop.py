@@ -8,6 +8,7 @@ import platform
 import socket
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -23,7 +24,15 @@ from allelse.blocks import Conv2d, Linear
 from allelse.engine.batches import Draws, TrainingBatches, draw_epoch, feed_of
 from allelse.engine.checkpoint import load_checkpoint, save_checkpoint
 from allelse.engine.device import compute_dtype, describe_device
-from allelse.engine.evaluate import Score, evaluate, evaluate_three_ways, moments, scatter_of_batch_means
+from allelse.engine.evaluate import (
+    Score,
+    asks_for_recalibration,
+    evaluate,
+    evaluate_three_ways,
+    moments,
+    recalibrated,
+    scatter_of_batch_means,
+)
 from allelse.engine.graphs import Recorded
 from allelse.engine.optim import build_optimizer, learning_rates
 from allelse.engine.probes import BATCHES_FOR_NOISE, Probe, probe_steps, summarise
@@ -195,10 +204,7 @@ class Training:
         train = Score(*steps.score())
         self.diverged |= ~np.isfinite(train.loss.cpu().numpy()) | ~self._weights_are_finite()
         trained = time.perf_counter()
-        scores = {"train": train, "test": self.score_test(self._score_test)}
-        if len(self.validation_index):
-            scores["validation"] = evaluate(self.network, self.train_feed, self.validation_index, self.dtype)
-        for name, score in scores.items():
+        for name, score in {"train": train, **self._evaluate()}.items():
             for replica, history in enumerate(self.history):
                 if name == "train":
                     rates = self.rates[first + steps.done - 1]
@@ -212,6 +218,16 @@ class Training:
 
     def _score_test(self) -> Score:
         return evaluate(self.network, self.test_feed, self.test_index, self.dtype)
+
+    def _evaluate(self) -> dict[str, Score]:
+        """The scores that an epoch ends with, under the statistics that the recipe asks for."""
+        train = (self.train_feed, self.train_index)
+        asked = recalibrated(self.network, train, self.dtype) if asks_for_recalibration(self.network) else nullcontext()
+        with asked:
+            scores = {"test": self.score_test(self._score_test)}
+            if len(self.validation_index):
+                scores["validation"] = evaluate(self.network, self.train_feed, self.validation_index, self.dtype)
+        return scores
 
     def _last_test_score(self) -> Score:
         values = torch.tensor(

@@ -21,6 +21,7 @@ from allelse.blocks import (
     build_block,
     build_dropout,
     change_fills,
+    standardize_weights,
 )
 from allelse.errors import StudyError
 from allelse.seeds import stream
@@ -83,6 +84,8 @@ def build_network(model: recipe.Model, image_shape: tuple[int, int, int], classe
             features = _add_linear_blocks(network, model, image_shape[0] * image_shape[1] * image_shape[2])
         else:
             features = _add_convolution_blocks(network, model, image_shape)
+        if model.weight_standardization:
+            standardize_weights(network)
     except ValueError as error:  # the groups of a norm before the first convolution do not divide the image's channels
         raise StudyError(f"recipe.model.{error}") from None
     change_fills(network, model)  # before there is a head, which keeps torch's default
@@ -124,10 +127,10 @@ def _add_convolution_blocks(network: Network, model: recipe.ConvNet, image_shape
                 f"model.pool halves the image after block {number}, where it is {height} × {width} already; pool less often"
             )
         if normed_before:
-            _check_norm(model, height * width, f"block {number}")
+            _check_norm(model, height * width, number, channels)
         height, width = ceil(height / stride), ceil(width / stride)
         if normed_after:
-            _check_norm(model, height * width, f"block {number}")
+            _check_norm(model, height * width, number, block_width)
         weights = [
             kind(replicas, entering, block_width, kernel, model.bias, 1 if place else stride)
             for place, entering in enumerate(_entering(parts, "conv", channels, block_width))
@@ -154,9 +157,12 @@ def _once(parts: Sequence[str], **wanted: bool) -> list[str]:
     return [name for name in parts if wanted.get(name)]
 
 
-def _check_norm(model: recipe.ConvNet, positions: int, where: str) -> None:
-    if model.norm.name == "instance" and positions == 1:
-        raise StudyError(f"instance norm meets images of 1 × 1 in {where} and would set them to 0; pool less often")
+def _check_norm(model: recipe.ConvNet, positions: int, number: int, channels: int) -> None:
+    if positions == 1 and model.norm_of_block(number).needs_positions(channels):
+        raise StudyError(
+            f"norm {model.norm.name!r} meets images of 1 × 1 in block {number}, which leave it nothing to normalise over; "
+            "pool less often"
+        )
 
 
 def _add_head(network: Network, model: recipe.ConvNet, shape: tuple[int, int, int]) -> int:
@@ -164,7 +170,7 @@ def _add_head(network: Network, model: recipe.ConvNet, shape: tuple[int, int, in
     height, width, channels = shape
     if kept := _once(parts, norm=head.norm, act=head.activation):
         if "norm" in kept:
-            _check_norm(model, height * width, "the head")
+            _check_norm(model, height * width, model.depth, channels)
         network.final = build_block(replicas, model, model.depth, kept, (channels, channels), [])
     if head.name == "gap":
         network.head_pool, features = GlobalAverage(), channels

@@ -22,7 +22,21 @@ from allelse.recipe.augmentations import Augmentation, Crop, Cutout, Flip
 from allelse.recipe.base import NonNegative, Part, Positive
 from allelse.recipe.initialisation import DefaultInit, Init, Kaiming, Orthogonal, Xavier
 from allelse.recipe.models import MLP, ConvNet, Head, Model, Stem
-from allelse.recipe.norms import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, NoNorm, Norm
+from allelse.recipe.norms import (
+    BatchNorm,
+    BatchRenorm,
+    BatchStatistics,
+    EvoNormS0,
+    FilterResponseNorm,
+    GhostBatchNorm,
+    GroupNorm,
+    InstanceNorm,
+    LayerNorm,
+    NoNorm,
+    Norm,
+    NormPart,
+    RMSNorm,
+)
 from allelse.recipe.optimizers import (
     ASGD,
     SGD,
@@ -54,14 +68,19 @@ __all__ = [
     "Adamax",
     "Augmentation",
     "BatchNorm",
+    "BatchRenorm",
+    "BatchStatistics",
     "Constant",
     "ConvNet",
     "Cosine",
     "Crop",
     "Cutout",
     "DefaultInit",
+    "EvoNormS0",
     "Exponential",
+    "FilterResponseNorm",
     "Flip",
+    "GhostBatchNorm",
     "GroupNorm",
     "HardTanh",
     "Head",
@@ -76,6 +95,7 @@ __all__ = [
     "NoNorm",
     "NonNegative",
     "Norm",
+    "NormPart",
     "OneCycle",
     "Optimizer",
     "Orthogonal",
@@ -85,6 +105,7 @@ __all__ = [
     "Polynomial",
     "Positive",
     "RAdam",
+    "RMSNorm",
     "RMSprop",
     "Recipe",
     "Rprop",

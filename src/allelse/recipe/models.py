@@ -11,7 +11,7 @@ from allelse.errors import did_you_mean
 from allelse.recipe.activations import Activation, PlainActivation
 from allelse.recipe.base import Count, Fraction, Listed, Named, Part, PerBlock
 from allelse.recipe.initialisation import DefaultInit, Init
-from allelse.recipe.norms import BatchNorm, GroupNorm, Norm
+from allelse.recipe.norms import BatchNorm, Norm
 
 
 def _check_order(value: Any, weight: str) -> str:
@@ -75,6 +75,8 @@ class _Blocks(Part):
     """number of blocks"""
     bias: bool = True
     """whether the blocks' convolutions or linear layers have one"""
+    weight_standardization: bool = False
+    """whether each filter of the convolutions or linear layers before the head has mean 0 and variance 1 (Qiao et al. 2019)"""
     norm: Norm = BatchNorm()
     activation: Activation = PlainActivation(name="relu")
     dropout: Fraction | None = None
@@ -117,10 +119,17 @@ class _Blocks(Part):
         return self
 
     @model_validator(mode="after")
-    def _groups_divide_widths(self) -> _Blocks:
-        if isinstance(self.norm, GroupNorm) and "norm" in self.block.split("-"):
+    def _norm_fits(self) -> _Blocks:
+        parts = self.block.split("-")
+        if "norm" in parts:
             for number, width in self.normalised_widths():
-                self.norm_of_block(number).groups_of(width)
+                self.norm_of_block(number).check_width(width)
+            own = self.norm.own_activation()
+            if own and "act" in parts and self.activation.name != "identity":
+                raise ValueError(
+                    f"norm {self.norm.name!r} has an activation of its own, {own}, to which {self.activation.name!r} would be "
+                    "a second; allowed with it: activation = \"identity\", or a block without 'act'"
+                )
         return self
 
     def normalised_widths(self) -> list[tuple[int, int]]:
@@ -205,11 +214,14 @@ class MLP(_Blocks):
     block: Annotated[str, PlainValidator(lambda value: _check_order(value, "linear"))] = "linear-norm-act"
 
     @model_validator(mode="after")
-    def _no_instance_norm(self) -> MLP:
-        if self.norm.name == "instance":
-            raise ValueError(
-                "an MLP has one value a feature, which instance norm would set to 0; allowed norms: batch, group, layer, none"
-            )
+    def _norm_has_values(self) -> MLP:
+        for number, width in self.normalised_widths() if "norm" in self.block.split("-") else ():
+            if self.norm_of_block(number).needs_positions(width):
+                raise ValueError(
+                    f"norm {self.norm.name!r} as it is here takes each statistic over a single value, because an MLP has one "
+                    "value a feature; allowed: batch, renorm, layer, rms, none; ghost of at least 2 images; group and "
+                    "evonorm-s0 with at least 2 features a group"
+                )
         return self
 
 

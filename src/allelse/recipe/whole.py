@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from allelse.recipe.augmentations import Augmentation, AugmentationKind
 from allelse.recipe.base import Count, Fraction, Listed, Part
 from allelse.recipe.models import ConvNet, Model
+from allelse.recipe.norms import GhostBatchNorm
 from allelse.recipe.optimizers import Adam, Optimizer, Rprop
 from allelse.recipe.schedules import Constant, Schedule
 
@@ -50,5 +51,16 @@ class Recipe(Part):
         if isinstance(self.optimizer, Rprop) and self.schedule != Constant():
             raise ValueError(
                 "schedule has no say with rprop, whose lr is only its first step's size; allowed: constant, without warm-up"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ghost_batches_fill_the_batch(self) -> Recipe:
+        norm = self.model.norm
+        if isinstance(norm, GhostBatchNorm) and self.batch_size % norm.ghost_size:
+            allowed = ", ".join(str(size) for size in range(1, self.batch_size + 1) if self.batch_size % size == 0)
+            raise ValueError(
+                f"model.norm.ghost_size = {norm.ghost_size} does not divide batch_size = {self.batch_size}; "
+                f"allowed here: {allowed}"
             )
         return self

@@ -32,8 +32,8 @@ def accuracy(findings: Findings) -> Figure | None:
         words = Words(
             "accuracy",
             "Test accuracy by arm",
-            f"Test accuracy after the last epoch, running statistics. Diamonds are means, {BARS}{published}. "
-            f"{_n(findings)}; {findings.made_with}.{left_out}",
+            f"Test accuracy after the last epoch, running statistics unless norm.evaluate says otherwise. "
+            f"Diamonds are means, {BARS}{published}. {_n(findings)}; {findings.made_with}.{left_out}",
             alt,
         )
         return Rows(words, rows, "test accuracy (%)")
@@ -41,8 +41,8 @@ def accuracy(findings: Findings) -> Figure | None:
     words = Words(
         "accuracy",
         f"Test accuracy along {findings.short[layout.x].replace('_', ' ')}",
-        f"Test accuracy after the last epoch, running statistics. Lines join means, {BARS}{published}. "
-        f"{_n(findings)}; {findings.made_with}.{left_out}",
+        f"Test accuracy after the last epoch, running statistics unless norm.evaluate says otherwise. "
+        f"Lines join means, {BARS}{published}. {_n(findings)}; {findings.made_with}.{left_out}",
         alt,
     )
     return _chart(findings, words, layout, layout.x, panels)
