@@ -29,6 +29,7 @@ from allelse.engine.loop import Training
 from allelse.errors import StudyError
 from allelse.models import build_network
 from allelse.plan import _work, check_arm, make_plan
+from allelse.records import Way
 
 NORM = TypeAdapter(recipe.Norm)
 CASES = {
