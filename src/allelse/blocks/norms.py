@@ -73,6 +73,9 @@ class GroupNorm(_Affine):
         super().__init__(replicas, channels, eps, affine)
         self.groups = groups
 
+    def extra_repr(self) -> str:
+        return f"{self.groups} group{'s' * (self.groups > 1)}"
+
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.scale_and_shift()
         if weight is not None and torch.is_grad_enabled() and not x.requires_grad:

@@ -53,6 +53,10 @@ class Conv2d(Stacked):
         else:
             self.register_parameter("bias", None)
 
+    def extra_repr(self) -> str:
+        height, width = self.weight.shape[-2:]
+        return f"{height}×{width}, stride 1"
+
     def forward(self, x_NRCHW: Tensor) -> Tensor:
         weight = self.weight.flatten(0, 1).to(x_NRCHW.dtype)
         bias = None if self.bias is None else self.bias.flatten().to(x_NRCHW.dtype)

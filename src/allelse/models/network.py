@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from allelse import recipe
 from allelse.blocks import Conv2d, Linear, Stacked, build_block
 from allelse.errors import StudyError
 from allelse.seeds import stream
+
+
+class GlobalAverage(nn.Module):
+    """The mean over all positions. [N, R·C, H, W] → [N, R·C]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
 
 
 class Network(nn.Module):
@@ -23,9 +29,8 @@ class Network(nn.Module):
         self.replicas = replicas
         self.stem: nn.Module = nn.Identity()
         self.blocks = nn.ModuleList()
-        self.pool_after: frozenset[int] = frozenset()
-        self.pool: Callable[[Tensor, int], Tensor] = F.max_pool2d
-        self.head_pool = 0  # 0: average all positions
+        self.pool = nn.ModuleDict()  # by the number of the block before it, counted from 1
+        self.head_pool: nn.Module = nn.Identity()
         self.flatten_images = False
         self.head: Linear
 
@@ -36,15 +41,9 @@ class Network(nn.Module):
         x = self.stem(x)
         for number, block in enumerate(self.blocks, start=1):
             x = block(x)
-            if number in self.pool_after:
-                x = self.pool(x, 2)
-        if x.dim() == 2:
-            return x
-        if self.head_pool == 0:
-            return x.mean((2, 3))
-        if self.head_pool > 1:
-            x = F.avg_pool2d(x, self.head_pool)
-        return x.flatten(1)  # channel by channel, so the R replicas stay apart
+            if str(number) in self.pool:
+                x = self.pool[str(number)](x)
+        return self.head_pool(x).flatten(1)  # channel by channel, so the R replicas stay apart
 
     def forward(self, x: Tensor) -> Tensor:
         features_NRF = self.features(x).to(self.head.weight.dtype)  # the head is cheap: it computes in the weights' precision
@@ -95,23 +94,25 @@ def _add_convolution_blocks(network: Network, model: recipe.ConvNet, image_shape
         order = "-".join(name for name in model.block.split("-") if wanted[name])
         network.stem = build_block(replicas, weight, (channels, stem.width), model.model_copy(update={"block": order}))
         channels = stem.width
-    network.pool = F.avg_pool2d if model.pool_kind == "avg" else F.max_pool2d
-    network.pool_after = frozenset(model.pool)
+    pool = nn.AvgPool2d if model.pool_kind == "avg" else nn.MaxPool2d
     for number, block_width in enumerate(model.widths(), start=1):
         if model.norm.name == "instance" and "norm" in model.block and height * width == 1:
             raise StudyError(f"instance norm meets images of 1 × 1 in block {number} and would set them to 0; pool less often")
         weight = Conv2d(replicas, channels, block_width, model.kernel, model.bias)
         network.blocks.append(build_block(replicas, weight, (channels, block_width), model))
         channels = block_width
-        if number in network.pool_after:
+        if number in model.pool:
             if min(height, width) < 2:
                 raise StudyError(
                     f"model.pool halves the image after block {number}, where it is {height} × {width} already; pool less often"
                 )
+            network.pool[str(number)] = pool(2)
             height, width = height // 2, width // 2
     if model.head.name == "gap":
+        network.head_pool = GlobalAverage()
         return channels
-    network.head_pool = model.head.pool
+    if model.head.pool > 1:
+        network.head_pool = nn.AvgPool2d(model.head.pool)
     if model.head.pool > min(height, width):
         raise StudyError(f"model.head.pool = {model.head.pool} is more than the {height} × {width} pixels that reach the head")
     return channels * (height // model.head.pool) * (width // model.head.pool)
