@@ -16,7 +16,7 @@ import pandas as pd
 
 from allelse import stats, store
 from allelse.errors import AllelseError
-from allelse.report import compute_figures, gather, judge, write_figures, write_report
+from allelse.report import compare, compute_figures, gather, judge, write_figures, write_report
 from allelse.study import Study
 from allelse.study import load as _load_study
 
@@ -80,6 +80,11 @@ class Results:
             judged = judge(opened)
         columns = ["id", "says", "verdict", "estimate", "low", "high", "p", "n", "correlation", "sentence"]
         return pd.DataFrame([verdict.to_json() for verdict in judged], columns=columns)
+
+    def comparisons(self) -> pd.DataFrame:
+        """One row a published figure and arm of ours: theirs, ours, the difference with its interval, p, and the verdict."""
+        with store.read(self.folder) as opened:
+            return pd.DataFrame([one.to_json() for one in compare(opened)])
 
     def figures(self) -> list[Path]:
         """Write the study's figures, as PNG and SVG, into ``figures/`` of the folder; the paths of the PNG files."""

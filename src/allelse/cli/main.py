@@ -184,6 +184,20 @@ def verdicts(
 
 
 @app.command()
+def compare(
+    folder: Folder,
+    output: Annotated[Literal["table", "csv", "json"], typer.Option("--format")] = "table",
+) -> None:
+    """Ours beside the published figures that the study names: difference, interval, and whether they differ."""
+    from allelse import store
+    from allelse.cli.comparisons import show_comparisons
+    from allelse.report import gather
+
+    with store.read(folder) as opened:
+        show_comparisons(gather(opened), output)
+
+
+@app.command()
 def report(folder: Folder) -> None:
     """Write report.html (one self-contained file), report.md and the figures into the output folder."""
     from allelse.report import write_report

@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from allelse import stats
-from allelse.claims import Claim, check_claims
+from allelse.claims import Claim, check_claims, speaks_of
 from allelse.cli.progress import duration
 from allelse.data import Dataset, Entry
 from allelse.errors import StoreError, StudyError
@@ -136,13 +136,14 @@ def show_results(store: Store, metric: str = "accuracy") -> None:
     if summary is None:
         console.print(f"nothing is finished yet ({len(statuses)} runs planned)")
         return
-    references = [reference for reference in definition["references"] if metric == "accuracy" and not definition["quick"]]
+    declared = [] if definition["quick"] else definition["references"]
+    references = [reference for reference in declared if reference.get("metric", "accuracy") == metric]
     troubles = [column for column in ("diverged", "failed", "pending") if summary[column].any()]
     numbers = ["n", "mean", "sd", "95 % interval", "published", *troubles]
     factors = list(definition["factors"])
     table = _table(*map(short, factors), *(name for name in numbers if name != "published" or references), numbers=numbers)
     for row in summary.to_dict("records"):
-        published = [f"{reference['accuracy']:.1f}" for reference in references if _is_arm(reference["arm"], row)]
+        published = [f"{reference['accuracy']:.1f}" for reference in references if speaks_of(reference["arm"], row)]
         table.add_row(
             *(str(row[factor]) for factor in factors),
             str(row["n"]),
@@ -158,10 +159,6 @@ def show_results(store: Store, metric: str = "accuracy") -> None:
     for run in store.runs():
         if run.status in ("diverged", "failed") and run.result:
             console.print(f"{run.status}: {_arm(run.arm)}, seed {run.seed}: {run.result.error}")
-
-
-def _is_arm(levels: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
-    return all(row.get(factor) == level for factor, level in levels.items())
 
 
 def _number(value: float | None) -> str:

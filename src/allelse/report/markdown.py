@@ -44,6 +44,10 @@ def _blocks(told: Contents) -> Iterator[str]:
     yield "## Arms"
     yield from _table(told.arms) if told.arms else ("No run has a result yet.",)
     yield from map(escape, told.arm_notes)
+    if told.published_notes:
+        yield "## Published figures"
+        yield from _table(told.published)
+        yield from map(escape, told.published_notes)
     if told.figures:
         yield "## Figures"
         yield from _figures(told.figures)
