@@ -71,7 +71,7 @@ def _blocks(told: Contents) -> Iterator[str]:
     yield from _table(told.trouble) if told.trouble else ("None.",)
     if told.trouble_note:
         yield escape(told.trouble_note)
-    yield "## Definition, as stored before the first run"
+    yield "## Definition, as stored before the first run (published figures as last given)"
     yield code(told.definition, "json")
 
 
