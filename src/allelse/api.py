@@ -36,6 +36,22 @@ def load(name_or_path: str | Path, *, quick: bool = False, seeds: int | None = N
     return _load_study(name_or_path, quick=quick, seeds=seeds, changes=changes)
 
 
+def explain(study: Study, *levels: str) -> pd.DataFrame:
+    """One row a layer of the network that one arm trains: ``name``, ``kind``, ``output_shape``, ``parameters``, ``macs``
+    (multiply–adds of one image, forward), ``activations`` (numbers in its output for one image).
+
+    Arguments:
+        study: from ``load``.
+        levels: ``"key=level"`` texts that single the arm out, as ``allelse explain --arm`` takes them.
+
+    Raises:
+        AllelseError: none or several arms have these levels, or the arm does not fit its data.
+    """
+    from allelse.explanation import anatomy, find_arm
+
+    return pd.DataFrame([vars(layer) for layer in anatomy(find_arm(study, levels)).layers])
+
+
 def run(study: Study, out: str | Path | None = None, device: str = "auto") -> Results:
     """Train all of ``study`` that the output folder does not hold yet.
 

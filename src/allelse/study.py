@@ -23,7 +23,7 @@ from allelse.claims import Claim, check_claims, level_key
 from allelse.errors import StudyError, did_you_mean
 from allelse.messages import Origin, Place, one_line
 from allelse.recipe import Part, Recipe
-from allelse.records import METRICS, RunSpec
+from allelse.records import ACCURACIES, METRICS, RunSpec
 
 Level = str | int | float | bool
 
@@ -65,7 +65,9 @@ class Reference(Part):
     note: str | None = None
 
     @model_validator(mode="after")
-    def _sd_needs_runs(self) -> Reference:
+    def _can_be_compared(self) -> Reference:
+        if self.metric not in ACCURACIES:
+            raise ValueError(f"metric {self.metric!r} is no accuracy; {did_you_mean(self.metric, ACCURACIES)}")
         if self.sd is not None and (self.n is None or self.n < 2):
             raise ValueError("sd is a spread over runs and needs n, their number, of at least 2; add it, or leave sd out")
         return self
@@ -383,12 +385,7 @@ def _check_claims(claims: Sequence[Claim], factors: Mapping[str, Mapping[Level, 
 
 
 def _check_references(references: Sequence[Reference], factors: Mapping[str, Mapping[Level, Any]], place: Place) -> None:
-    known = [name for name, unit in METRICS.items() if unit.startswith(("percent ", "percent,"))]
     for number, reference in enumerate(references):
-        if reference.metric not in known:
-            raise place.error(
-                ("references", number, "metric"), f"{reference.metric!r}; {did_you_mean(reference.metric, known)}"
-            )
         for factor, level in reference.arm.items():
             if factor not in factors:
                 raise place.error(

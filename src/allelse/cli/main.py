@@ -120,8 +120,8 @@ def explain(
 ) -> None:
     """The network of one arm: layers, shapes, parameters, multiply–adds, memory; and what sets another arm apart from it."""
     from allelse import study
-    from allelse.cli.anatomy import show_anatomy, show_difference
-    from allelse.explain import anatomy, difference, find_arm
+    from allelse.cli.explanation import show_anatomy, show_difference
+    from allelse.explanation import anatomy, difference, find_arm
 
     loaded = study.load(study_name, quick=quick, changes=changes or ())
     chosen = find_arm(loaded, arm or ())

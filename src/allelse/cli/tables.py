@@ -81,8 +81,8 @@ def show_plan(study: Study, plan: Plan, dataset_of: Callable[[Recipe], Dataset],
     )
     console.print("\nWhat differs between arms")
     for key, values in differing_keys(study.arms).items():
-        shown = ", ".join(dict.fromkeys(_plain(value) for value in values))
-        console.print(f"  {key}: {shown}")
+        if any(value is not None for value in values):  # else a key that some part leaves empty and another does not have
+            show_item(console, f"{key}: {', '.join(dict.fromkeys(map(value_text, values)))}")
     if study.claims:
         levels = {factor: list(labels) for factor, labels in study.factors.items()}
         console.print(
@@ -91,16 +91,18 @@ def show_plan(study: Study, plan: Plan, dataset_of: Callable[[Recipe], Dataset],
         asked = [claim for claim in study.claims if _fits(claim, levels)]
         # Holm's first step divides α by the number of claims that are asked.
         for judged in stats.decidability(asked, levels, len(study.seeds), study.alpha) if asked else []:
-            console.print(f"  {judged.text}")
+            show_item(console, judged.text)
         for claim in study.claims:
             if claim not in asked:
-                console.print(f"  {claim.id}: not asked in this run, which lacks its levels")
+                show_item(console, f"{claim.id}: not asked in this run, which lacks its levels")
+        if note := stats.sign_flip_note(len(study.seeds)):
+            show_item(console, note)
     console.print("\nThe same in all arms of a seed, by construction")
-    console.print("  the training images, their order and their augmentation in each epoch, but for what differs above")
+    show_item(console, "the training images, their order and their augmentation in each epoch, but for what differs above")
     named = [{(layer.name, layer.shape) for layer in layers(arm, dataset_of(arm.recipe))} for arm in study.arms]
     shared = set.intersection(*named)
-    console.print(
-        f"  the initial weights of every layer that two arms have with one name and shape ({len(shared)} in all arms)"
+    show_item(
+        console, f"the initial weights of every layer that two arms have with one name and shape ({len(shared)} in all arms)"
     )
 
 
@@ -116,7 +118,13 @@ def _sizes(sizes: Sequence[int]) -> str:
     return " + ".join(f"{size}×{sizes.count(size)}" for size in sorted(set(sizes), reverse=True))
 
 
-def _plain(value: Any) -> str:
+def show_item(console: Console, text: str) -> None:
+    """One entry of a list, indented as a whole."""
+    console.print(Padding(text, (0, 0, 0, 2), expand=False))
+
+
+def value_text(value: Any) -> str:
+    """A recipe's value as a person reads it; a dash for a key that is not there."""
     return "–" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

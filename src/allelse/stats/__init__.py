@@ -7,7 +7,7 @@ then ``summary`` (the table of arms), ``comparisons`` (published figures beside 
 from allelse.stats.comparisons import Comparison, compare
 from allelse.stats.contrasts import Contrast, contrasts
 from allelse.stats.effects import correlation, one_sided, sign_flip, sign_patterns, spread, t_interval
-from allelse.stats.power import Decidability, decidability
+from allelse.stats.power import Decidability, decidability, sign_flip_note
 from allelse.stats.summary import arm_table
 from allelse.stats.verdicts import Part, Verdict, holm, verdicts
 
@@ -25,6 +25,7 @@ __all__ = [
     "holm",
     "one_sided",
     "sign_flip",
+    "sign_flip_note",
     "sign_patterns",
     "spread",
     "t_interval",

@@ -6,14 +6,11 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.padding import Padding
-
-from allelse.cli.tables import _console, _plain, _table
+from allelse.cli.tables import _console, _table, show_item, value_text
 from allelse.study import Study
 
 if TYPE_CHECKING:
-    from allelse.explain import Anatomy, Difference  # bring torch along
+    from allelse.explanation import Anatomy, Difference  # bring torch along
     from allelse.models import LayerRow
 
 Unit = tuple[str, int, list["LayerRow"]]
@@ -64,25 +61,25 @@ def show_difference(first: Anatomy, second: Anatomy, found: Difference, seed: in
     console.print("Recipe keys that differ")
     for key, values in found.keys.items():
         if values != [None, None]:  # a key that one part leaves empty and the other does not have
-            _item(console, f"{key}: {_plain(values[0])} → {_plain(values[1])}")
+            show_item(console, f"{key}: {value_text(values[0])} → {value_text(values[1])}")
     console.print("\nLayers that differ")
     changes = [(_change(old, new), old.name) for old, new in found.changed]
     changes += [(f"order {', '.join(old)} → {', '.join(new)}", block) for block, (old, new) in found.orders.items()]
     changes += [("only in the first", layer.name) for layer in found.removed]
     changes += [("only in the second", layer.name) for layer in found.added]
     for change in dict.fromkeys(change for change, _ in changes):
-        _item(console, f"{', '.join(ranges([name for other, name in changes if other == change]))}: {change}")
+        show_item(console, f"{', '.join(ranges([name for other, name in changes if other == change]))}: {change}")
     if not changes:
-        _item(console, "none")
+        show_item(console, "none")
     for what, old, new in (
         ("parameters", first.parameters, second.parameters),
         ("multiply–adds an image", first.macs, second.macs),
         ("activations an image", first.activations, second.activations),
     ):
         if old != new:
-            _item(console, f"{what}: {old:,} → {new:,}")
+            show_item(console, f"{what}: {old:,} → {new:,}")
     if first.memory != second.memory:
-        _item(console, f"memory of one network in training: {binary(first.memory.total)} → {binary(second.memory.total)}")
+        show_item(console, f"memory of one network in training: {binary(first.memory.total)} → {binary(second.memory.total)}")
     apart = [name for name, equal in found.weights.items() if not equal]
     same = len(found.weights) - len(apart)
     console.print(
@@ -92,10 +89,6 @@ def show_difference(first: Anatomy, second: Anatomy, found: Difference, seed: in
     )
     if apart:
         console.print(f"Parameters of one name and shape that start from other values: {', '.join(ranges(apart))}")
-
-
-def _item(console: Console, text: str) -> None:
-    console.print(Padding(text, (0, 0, 0, 2), expand=False))
 
 
 def _change(old: LayerRow, new: LayerRow) -> str:

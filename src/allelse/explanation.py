@@ -153,7 +153,7 @@ def find_arm(study: Study, levels: Sequence[str], start: Arm | None = None) -> A
         start: an arm whose levels hold for all factors that ``levels`` do not name; left out, those are open.
 
     Raises:
-        StudyError: no such factor or level, one factor named twice, or none or several arms have these levels.
+        StudyError: no such factor or level, one factor named twice, none or several arms have these levels, or only ``start``.
     """
     option = "--arm" if start is None else "--against"
     shown = " ".join(f"{option} {level}" for level in levels)
@@ -187,4 +187,6 @@ def find_arm(study: Study, levels: Sequence[str], start: Arm | None = None) -> A
         }
         more = [f"{option} {key}={texts[0]} (or {', '.join(texts[1:])})" for key, texts in open_levels.items() if texts[1:]]
         raise StudyError(f"{shown or study.name}: {len(found)} arms match; add {' and '.join(more)}")
+    if found[0] is start:
+        raise StudyError(f"{shown}: is the arm itself; name a level that it does not have")
     return found[0]
