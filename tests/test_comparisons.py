@@ -88,13 +88,14 @@ def test_holm_is_over_the_references_that_can_be_tested_a_lost_seed_counting_as_
 # ── what is told ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_agrees_within_the_farther_end_of_the_interval():
-    [one] = compared(reference(80.1, sd=0.4, n=6))
+@pytest.mark.parametrize("theirs", [80.1, 80.5])
+def test_agrees_within_the_farther_end_of_the_interval(theirs):
+    [one] = compared(reference(theirs, sd=0.4, n=6))
     assert (one.verdict, one.reason) == ("agrees", None)
     assert one.low < 0 < one.high
     assert one.within == max(-one.low, one.high)
     assert one.words == f"agrees within {one.within:.2f}"
-    assert one.difference == pytest.approx(OURS.mean() - 80.1)
+    assert one.difference == pytest.approx(OURS.mean() - theirs)
 
 
 def test_differs_and_what_only_seems_to_before_correction():

@@ -47,7 +47,7 @@ def _blocks(told: Contents) -> Iterator[str]:
     if told.published_notes:
         yield "## Published figures"
         yield from _table(told.published)
-        yield from map(escape, told.published_notes)
+        yield from _list(told.published_notes)
     if told.figures:
         yield "## Figures"
         yield from _figures(told.figures)

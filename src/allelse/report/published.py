@@ -25,27 +25,21 @@ def published_table(findings: Findings) -> Table | None:
     aided = any(one.prediction_low is not None for one in shown)
     level = level_text(shown)
     columns = (
-        "arm",
+        *("arm", "verdict", "theirs", "ours", "ours − theirs", f"{level} interval", "p after Holm"),
+        *([f"{level} prediction interval"] if aided else []),
         *(["published by"] if sources else []),
-        "theirs",
-        "ours",
-        "ours − theirs",
-        f"{level} interval",
-        "p after Holm",
-        *([f"{level} prediction interval of a run"] if aided else []),
-        "verdict",
     )
     rows = tuple(
         (
             with_metric(name_of(findings, one), one.metric, "; "),
-            *([one.source] if sources else []),
+            one.words,
             summary_text(one.theirs, one.metric),
             summary_text(one.ours, one.metric),
             value(one.difference, one.metric, signed=True),
             interval(one.low, one.high, one.metric),
             NONE if one.p_adjusted is None else p_text(one.p_adjusted).removeprefix("p = ").removeprefix("p "),
             *([_prediction(one)] if aided else []),
-            one.words,
+            *([one.source] if sources else []),
         )
         for one in shown
     )
@@ -72,8 +66,8 @@ def notes(findings: Findings) -> list[str]:
         )
     if any(one.prediction_low is not None for one in shown):
         lines.append(
-            f"PI is the {level} prediction interval: where a new run of ours would lie, or the mean of as many as theirs where "
-            "their n is given. It is an aid and no test: it takes their spread to be ours."
+            f"The {level} prediction interval (PI) is where a new run of ours would lie, or the mean of as many as theirs "
+            "where their n is given. It is an aid and no test: it takes their spread to be ours."
         )
     arms_from_reason: dict[str, dict[str, None]] = {}
     for one in shown:
