@@ -176,7 +176,7 @@ def _beside(
     values, problems = runs.values(arm, metric)
     good = values[np.isfinite(values)]
     n, sd = len(good), spread(good)
-    lost = f"of ours, {seeds_lost(problems, len(runs.seeds))}" if problems else ""
+    lost = f"of ours, {seeds_lost(problems, n + sum(problems.values()))}" if problems else ""
     lost = lost or ("ours is one seed, which has no spread" if n < 2 else "")
     if n:
         mean = float(good.mean())
