@@ -25,7 +25,7 @@ def cache_folder(tmp_path, monkeypatch):
 
 
 def test_the_room_exports_these_names():
-    assert sorted(data.__all__) == ["Dataset", "Entry", "catalogue", "fetch", "import_images", "load", "split"]
+    assert sorted(data.__all__) == ["Dataset", "Entry", "catalogue", "fetch", "import_images", "load", "shape", "split"]
 
 
 def test_the_room_never_imports_torch():
@@ -65,6 +65,16 @@ def test_digits_are_scikit_learns_with_one_fixed_split(cache_folder):
 def test_an_unknown_name_lists_the_allowed_ones(name, said):
     with pytest.raises(DataError, match=said):
         load(name)
+
+
+def test_shapes_are_known_before_the_images_are_here(cache_folder):
+    assert data.shape("digits") == ((8, 8, 1), 10)
+    assert data.shape("cifar100") == ((32, 32, 3), 100)
+    assert not cache_folder.exists()
+    with pytest.raises(DataError, match="did you mean 'cifar10'"):
+        data.shape("cifr10")
+    with pytest.raises(DataError, match="folder:PATH only"):
+        data.shape("cifar10", image_size=16)
 
 
 @pytest.mark.parametrize("name", ["digits", "cifar10", "npz:x.npz"])

@@ -14,7 +14,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 ROOMS_FROM_FLOOR = {
     0: {"records", "errors"},
     1: {"seeds", "recipe", "claims", "messages", "blocks", "models", "data", "store", "stats", "report"},
-    2: {"study", "plan", "engine"},
+    2: {"study", "plan", "engine", "explanation"},
     3: {"launch"},
     4: {"cli", "api", "__init__", "__main__"},
 }
@@ -23,13 +23,14 @@ SAME_FLOOR = {  # importing room: rooms of its own floor that it needs
     "blocks": {"recipe"},
     "claims": {"recipe"},
     "data": {"seeds"},
+    "explanation": {"engine", "plan", "study"},
     "models": {"blocks", "recipe", "seeds"},
     "plan": {"study"},
     "report": {"claims", "stats", "store"},
     "stats": {"claims"},
 }
 WITHOUT_TORCH = {"records", "errors", "seeds", "recipe", "claims", "messages", "data", "store", "stats", "report", "study"}
-NEVER_FROM_ENGINE = {"study", "plan", "store", "launch", "cli"}
+NEVER_FROM_ENGINE = {"study", "plan", "store", "launch", "cli", "explanation"}
 
 
 def room_of(file: Path) -> str:

@@ -227,6 +227,20 @@ COLUMNS = "run, arm, seed, status, error, accuracy, n, mean, sd, low, high, dive
             "line 29: references.1: 'a paper' names the factor 'model.depth'; allowed: model.activation",
         ),
         ("accuracy = 50.0", "accuracy = 101", "line 32: references.1.accuracy: 101; allowed: at most 100"),
+        *(
+            (
+                "accuracy = 50.0",
+                f"accuracy = 50.0\nsd = 0.3{runs}",
+                "line 33: references.1.sd: sd is a spread over runs and needs n, their number, of at least 2; add it, or leave sd out",
+            )
+            for runs in ("", "\nn = 1")
+        ),
+        (
+            "accuracy = 50.0",
+            'accuracy = 50.0\nmetric = "test_acuracy"',
+            "line 33: references.1.metric: metric 'test_acuracy' is no accuracy; did you mean 'test_accuracy'? allowed: accuracy, "
+            "accuracy_running, accuracy_recalibrated, accuracy_batch, train_accuracy, test_accuracy, validation_accuracy",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_with_place_value_and_remedy(old, new, expected):

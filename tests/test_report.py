@@ -117,20 +117,39 @@ def test_both_pages_tell_of_the_same_numbers(reported):
         assert all(html.escape(cell) in page and escape(cell) in text for cell in row)
 
 
-def test_references_stand_beside_the_arms_with_the_distance(tmp_path):
-    reference = {"source": "a paper", "arm": {"model.activation": "relu", "model.depth": 4}, "accuracy": 60.0}
-    described = definition(references=[reference])
-    told = told_of(write_store(tmp_path, described, accuracy=lambda arm, seed: 61.5))
-    assert ("relu, depth 4", "5", "61.50", "0.00", "61.50 to 61.50", "60.00", "+1.50") in told.arms.rows
-    assert any("a paper" in note for note in told.arm_notes)
+def test_published_figures_stand_beside_ours_with_difference_and_verdict(tmp_path):
+    arm = {"model.activation": "relu", "model.depth": 4}
+    references = [
+        {"source": "a paper", "arm": arm, "accuracy": 62.25, "sd": 0.5, "n": 4, "note": "they used dropout"},
+        {"source": "a page", "arm": {**arm, "model.depth": 1}, "accuracy": 61.0},
+    ]
+    folder = write_store(tmp_path, definition(references=references), accuracy=lambda arm, seed: 61.0 + seed / 2)
+    told = told_of(folder)
+    first, second = told.published.rows
+    assert (first[0], first[-1]) == ("relu, depth 4", "a paper")
+    assert first[1].startswith("agrees within 1.")
+    assert first[2:5] == ("62.25 ± 0.50, n = 4", "62.00 ± 0.79, n = 5", "−0.25")
+    assert (second[1], second[-2]) == ("cannot tell", "59.60 to 64.40, theirs inside")
+    assert "Cannot tell: their n is not given (relu, depth 1)." in told.published_notes
+    assert "Note on relu, depth 4 by a paper: they used dropout" in told.published_notes
+    for page in (Outline(page_of(told)).text, markdown(told)):
+        assert "Published figures" in page
+        assert "agrees within 1." in page
+        assert "they used dropout" in page
+
+
+def test_a_report_without_references_has_no_section_for_them(reported):
+    assert all("Published" not in reported.with_suffix(suffix).read_text("utf-8") for suffix in (".html", ".md"))
 
 
 def test_a_quick_study_shows_no_references_and_says_why(tmp_path):
     reference = {"source": "a paper", "arm": {"model.activation": "relu"}, "accuracy": 61.23}
     folder = write_store(tmp_path, definition(quick=True, name="made-up-quick", references=[reference]))
     told = told_of(folder)
-    assert "published %" not in told.arms.columns
-    assert any("not shown beside" in note for note in told.arm_notes)
+    assert told.published is None
+    [note] = told.published_notes
+    assert "not shown beside" in note
+    assert "61.23" not in note
 
 
 def test_what_differed_is_named_by_its_recipe_key(reported):

@@ -7,7 +7,7 @@ from pydantic import TypeAdapter
 from scipy import stats
 
 from allelse.claims import Claim
-from allelse.stats import decidability
+from allelse.stats import decidability, sign_flip_note
 
 LEVELS = {"norm": ["batch", "group"], "batch_size": [2, 4, 8]}
 
@@ -68,8 +68,8 @@ def test_a_trend_counts_the_noise_of_its_slope():
 
 
 def test_small_studies_hear_of_the_sign_flip_and_others_do_not():
-    assert "p = 0.0625" in decidability([WITHIN], LEVELS, n=5)[0].text
-    assert "sign-flip" not in decidability([WITHIN], LEVELS, n=6)[0].text
+    assert "p = 0.0625 with 5 seeds" in sign_flip_note(5)
+    assert [sign_flip_note(n) for n in (1, 6, 20)] == ["", "", ""]
 
 
 def test_hopeless_claims_say_so():

@@ -12,10 +12,10 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # the same bits from the same products on CUDA
 
 __version__ = "0.1.0"
-__all__ = ["AllelseError", "Results", "__version__", "load", "run"]
+__all__ = ["AllelseError", "Results", "__version__", "explain", "load", "run"]
 
 if TYPE_CHECKING:
-    from allelse.api import Results, load, run
+    from allelse.api import Results, explain, load, run
     from allelse.errors import AllelseError
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 
 from allelse import stats, store
 from allelse.errors import AllelseError
-from allelse.report import compute_figures, gather, judge, write_figures, write_report
+from allelse.report import compare, compute_figures, gather, judge, write_figures, write_report
 from allelse.study import Study
 from allelse.study import load as _load_study
 
@@ -34,6 +34,22 @@ def load(name_or_path: str | Path, *, quick: bool = False, seeds: int | None = N
         AllelseError: one line that says what is wrong and what to do.
     """
     return _load_study(name_or_path, quick=quick, seeds=seeds, changes=changes)
+
+
+def explain(study: Study, *levels: str) -> pd.DataFrame:
+    """One row a layer of the network that one arm trains: ``name``, ``kind``, ``output_shape``, ``parameters``, ``macs``
+    (multiply–adds of one image, forward), ``activations`` (numbers in its output for one image).
+
+    Arguments:
+        study: from ``load``.
+        levels: ``"key=level"`` texts that single the arm out, as ``allelse explain --arm`` takes them.
+
+    Raises:
+        AllelseError: none or several arms have these levels, or the arm does not fit its data.
+    """
+    from allelse.explanation import anatomy, find_arm
+
+    return pd.DataFrame([vars(layer) for layer in anatomy(find_arm(study, levels)).layers])
 
 
 def run(study: Study, out: str | Path | None = None, device: str = "auto") -> Results:
@@ -80,6 +96,11 @@ class Results:
             judged = judge(opened)
         columns = ["id", "says", "verdict", "estimate", "low", "high", "p", "n", "correlation", "sentence"]
         return pd.DataFrame([verdict.to_json() for verdict in judged], columns=columns)
+
+    def comparisons(self) -> pd.DataFrame:
+        """One row a published figure and arm of ours: theirs, ours, the difference with its interval, p, and the verdict."""
+        with store.read(self.folder) as opened:
+            return pd.DataFrame([one.to_json() for one in compare(opened)])
 
     def figures(self) -> list[Path]:
         """Write the study's figures, as PNG and SVG, into ``figures/`` of the folder; the paths of the PNG files."""

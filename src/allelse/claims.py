@@ -129,6 +129,11 @@ def arm_text(arm: Mapping[str, object]) -> str:
     return ", ".join(f"{factor} = {level_text(level)}" for factor, level in arm.items())
 
 
+def speaks_of(levels: Mapping[str, object], arm: Mapping[str, object]) -> bool:
+    """Whether ``arm`` has all these levels; factors that they leave out stand for all their levels."""
+    return all(factor in arm and level_key(arm[factor]) == level_key(level) for factor, level in levels.items())
+
+
 def is_number(level: object) -> bool:
     return level_key(level)[0] == "number"
 

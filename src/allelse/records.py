@@ -39,6 +39,9 @@ METRICS: dict[str, str] = {
 }
 """What claims can speak of and ``results --metric`` can show, by name, with unit."""
 
+ACCURACIES = tuple(name for name, unit in METRICS.items() if unit.startswith(("percent ", "percent,")))
+"""The metrics that a published accuracy can be of."""
+
 Status = Literal["done", "diverged", "failed"]
 
 

@@ -57,7 +57,7 @@ class Store:
 
     @property
     def definition(self) -> dict[str, Any]:
-        """The study as it was declared before the first step (``Study.definition``)."""
+        """The study as it was declared before the first step (``Study.definition``); its references are those last given."""
         return self._meta("definition") or {}
 
     @property
@@ -155,7 +155,8 @@ def write(folder: str | Path, definition: Mapping[str, Any]) -> Iterator[Store]:
 
     Arguments:
         folder: the output folder.
-        definition: ``Study.definition``; it must be what the folder was made with.
+        definition: ``Study.definition``; it must be what the folder was made with, but for published figures, which decide
+            nothing and are taken anew.
 
     Raises:
         StoreError: another process holds the folder, another study or something else is in it, or it cannot be written.
@@ -174,12 +175,17 @@ def write(folder: str | Path, definition: Mapping[str, Any]) -> Iterator[Store]:
                 connection.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
             connection.execute("INSERT OR IGNORE INTO meta VALUES ('definition', ?)", (json.dumps(definition),))
         store = Store(folder, connection)
-        if changed := _differences(_decisive(store.definition), _decisive(json.loads(json.dumps(definition)))):
+        stored, given = store.definition, json.loads(json.dumps(definition))
+        if changed := _differences(_decisive(stored), _decisive(given)):
             shown = "; ".join(changed[:4]) + (f"; and {len(changed) - 4} more" if len(changed) > 4 else "")
             raise StoreError(
                 f"{folder}: holds results of another study or of this one before a change, and results never mix: {shown}. "
                 f"Take the change back, or give a new folder with --out"
             )
+        if (references := given.get("references", [])) != stored.get("references", []):
+            with _explained(folder), connection:
+                text = json.dumps({**stored, "references": references})
+                connection.execute("UPDATE meta SET value = ? WHERE key = 'definition'", (text,))
         yield store
 
 
@@ -244,8 +250,8 @@ def _explained(folder: Path) -> Iterator[None]:
 
 
 def _decisive(definition: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes two definitions the same study: not by which command it was asked for."""
-    return {key: value for key, value in definition.items() if key != "command"}
+    """What makes two definitions the same study: not by which command it was asked for, nor what others published."""
+    return {key: value for key, value in definition.items() if key not in ("command", "references")}
 
 
 def _differences(old: Any, new: Any, where: str = "") -> list[str]:

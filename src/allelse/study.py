@@ -17,13 +17,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from allelse.claims import Claim, check_claims, level_key
 from allelse.errors import StudyError, did_you_mean
 from allelse.messages import Origin, Place, one_line
 from allelse.recipe import Part, Recipe
-from allelse.records import METRICS, RunSpec
+from allelse.records import ACCURACIES, METRICS, RunSpec
 
 Level = str | int | float | bool
 
@@ -49,13 +49,28 @@ class Header(Part):
 
 
 class Reference(Part):
-    """A published figure to show beside ours."""
+    """A published figure to show beside ours: one run, or a mean of ``n`` runs. With ``sd`` and ``n`` it can be tested."""
 
     source: Annotated[str, Field(min_length=1)]
     arm: dict[str, Any]
     """levels by factor, as in ``[factors]``; factors left out stand for all their levels"""
     accuracy: Annotated[float, Field(ge=0, le=100)]
-    """percent"""
+    """percent; the mean where it is of several runs"""
+    sd: Annotated[float, Field(ge=0, le=100)] | None = None
+    """their standard deviation over runs, in percentage points; a standard error times √n"""
+    n: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """their runs; left out where it is not known"""
+    metric: str = "accuracy"
+    """which of our accuracies it is to stand beside: the last epoch's where left out"""
+    note: str | None = None
+
+    @model_validator(mode="after")
+    def _can_be_compared(self) -> Reference:
+        if self.metric not in ACCURACIES:
+            raise ValueError(f"metric {self.metric!r} is no accuracy; {did_you_mean(self.metric, ACCURACIES)}")
+        if self.sd is not None and (self.n is None or self.n < 2):
+            raise ValueError("sd is a spread over runs and needs n, their number, of at least 2; add it, or leave sd out")
+        return self
 
 
 class Quick(Part):
@@ -125,7 +140,7 @@ class Study:
             "factors": {factor: list(labels) for factor, labels in self.factors.items()},
             "arms": [{"levels": dict(arm.levels), "recipe": arm.recipe.plain()} for arm in self.arms],
             "claims": [claim.model_dump(mode="json") for claim in self.claims],
-            "references": [reference.model_dump(mode="json") for reference in self.references],
+            "references": [reference.plain() for reference in self.references],
             "quick": self.quick,
             "command": self.command,
         }

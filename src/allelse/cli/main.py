@@ -112,6 +112,37 @@ def plan(
 
 
 @app.command()
+def explain(
+    study_name: StudyName,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option("--arm", metavar="KEY=LEVEL", help="A level of the arm to look at, e.g. depth=8; may be repeated."),
+    ] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--against", metavar="KEY=LEVEL", help="Compare with the arm that has this level instead; may be repeated."
+        ),
+    ] = None,
+    quick: QuickFlag = False,
+    changes: Changes = None,
+) -> None:
+    """The network of one arm: layers, shapes, parameters, multiply–adds, memory; and what sets another arm apart from it."""
+    from allelse import study
+    from allelse.cli.explanation import show_anatomy, show_difference
+    from allelse.explanation import anatomy, difference, find_arm
+
+    loaded = study.load(study_name, quick=quick, changes=changes or ())
+    chosen = find_arm(loaded, arm or ())
+    other = find_arm(loaded, against, chosen) if against else None
+    shown = anatomy(chosen)
+    show_anatomy(loaded, shown)
+    if other:
+        second, seed = anatomy(other), loaded.seeds[0]
+        show_difference(shown, second, difference(shown, second, seed), seed)
+
+
+@app.command()
 def run(
     study_name: StudyName,
     quick: QuickFlag = False,
@@ -192,6 +223,20 @@ def verdicts(
         print(tables.as_json([verdict.to_json() for verdict in judged]))
     else:
         tables.show_verdicts(judged)
+
+
+@app.command()
+def compare(
+    folder: Folder,
+    output: Annotated[Literal["table", "csv", "json"], typer.Option("--format")] = "table",
+) -> None:
+    """Ours beside the published figures that the study names: difference, interval, and whether they differ."""
+    from allelse import store
+    from allelse.cli.comparisons import show_comparisons
+    from allelse.report import gather
+
+    with store.read(folder) as opened:
+        show_comparisons(gather(opened), output)
 
 
 @app.command()

@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from allelse import stats
-from allelse.claims import Claim, check_claims
+from allelse.claims import Claim, check_claims, speaks_of
 from allelse.cli.progress import duration
 from allelse.data import Dataset, Entry
 from allelse.errors import StoreError, StudyError
@@ -85,8 +85,8 @@ def show_plan(study: Study, plan: Plan, dataset_of: Callable[[Recipe], Dataset],
         console.print("arms that differ only in learning rate or weight decay share packs")
     console.print("\nWhat differs between arms")
     for key, values in differing_keys(study.arms).items():
-        shown = ", ".join(dict.fromkeys(_plain(value) for value in values))
-        console.print(f"  {key}: {shown}")
+        if any(value is not None for value in values):  # else a key that some part leaves empty and another does not have
+            show_item(console, f"{key}: {', '.join(dict.fromkeys(map(value_text, values)))}")
     if study.claims:
         levels = {factor: list(labels) for factor, labels in study.factors.items()}
         console.print(
@@ -95,17 +95,18 @@ def show_plan(study: Study, plan: Plan, dataset_of: Callable[[Recipe], Dataset],
         asked = [claim for claim in study.claims if _fits(claim, levels)]
         # Holm's first step divides α by the number of claims that are asked.
         for judged in stats.decidability(asked, levels, len(study.seeds), study.alpha) if asked else []:
-            console.print(f"  {judged.text}")
+            show_item(console, judged.text)
         for claim in study.claims:
             if claim not in asked:
-                console.print(f"  {claim.id}: not asked in this run, which lacks its levels")
+                show_item(console, f"{claim.id}: not asked in this run, which lacks its levels")
+        if note := stats.sign_flip_note(len(study.seeds)):
+            show_item(console, note)
     console.print("\nThe same in all arms of a seed, by construction")
-    console.print("  the training images, their order and their augmentation in each epoch, but for what differs above")
+    show_item(console, "the training images, their order and their augmentation in each epoch, but for what differs above")
     named = [set(layers(arm, dataset_of(arm.recipe))) for arm in study.arms]
     shared = set.intersection(*named)
-    console.print(
-        f"  the initial weights of every layer that two arms have with one name, shape and init ({len(shared)} in all arms)"
-    )
+    alike = "two arms have with one name, shape and init"
+    show_item(console, f"the initial weights of every layer that {alike} ({len(shared)} in all arms)")
 
 
 def _share(pack: Pack, arm: Arm) -> float:
@@ -125,7 +126,13 @@ def _sizes(sizes: Sequence[int]) -> str:
     return " + ".join(f"{size}×{sizes.count(size)}" for size in sorted(set(sizes), reverse=True))
 
 
-def _plain(value: Any) -> str:
+def show_item(console: Console, text: str) -> None:
+    """One entry of a list, indented as a whole."""
+    console.print(Padding(text, (0, 0, 0, 2), expand=False))
+
+
+def value_text(value: Any) -> str:
+    """A recipe's value as a person reads it; a dash for a key that is not there."""
     return "–" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -145,13 +152,14 @@ def show_results(store: Store, metric: str = "accuracy") -> None:
     if summary is None:
         console.print(f"nothing is finished yet ({len(statuses)} runs planned)")
         return
-    references = [reference for reference in definition["references"] if metric == "accuracy" and not definition["quick"]]
+    declared = [] if definition["quick"] else definition["references"]
+    references = [reference for reference in declared if reference.get("metric", "accuracy") == metric]
     troubles = [column for column in ("diverged", "failed", "pending") if summary[column].any()]
     numbers = ["n", "mean", "sd", "95 % interval", "published", *troubles]
     factors = list(definition["factors"])
     table = _table(*map(short, factors), *(name for name in numbers if name != "published" or references), numbers=numbers)
     for row in summary.to_dict("records"):
-        published = [f"{reference['accuracy']:.1f}" for reference in references if _is_arm(reference["arm"], row)]
+        published = [f"{reference['accuracy']:.1f}" for reference in references if speaks_of(reference["arm"], row)]
         table.add_row(
             *(str(row[factor]) for factor in factors),
             str(row["n"]),
@@ -167,10 +175,6 @@ def show_results(store: Store, metric: str = "accuracy") -> None:
     for run in store.runs():
         if run.status in ("diverged", "failed") and run.result:
             console.print(f"{run.status}: {_arm(run.arm)}, seed {run.seed}: {run.result.error}")
-
-
-def _is_arm(levels: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
-    return all(row.get(factor) == level for factor, level in levels.items())
 
 
 def _number(value: float | None) -> str:

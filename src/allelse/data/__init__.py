@@ -4,10 +4,10 @@ Read in this order: ``catalogue`` (names), ``dataset``, ``sources`` (where CIFAR
 ``split``. Environment: ``ALLELSE_DATA`` is the cache folder, ``ALLELSE_CIFAR_URL`` a mirror of the official archives.
 """
 
-from allelse.data.catalogue import Entry, catalogue, load
+from allelse.data.catalogue import Entry, catalogue, load, shape
 from allelse.data.dataset import Dataset
 from allelse.data.fetch import fetch
 from allelse.data.sources import import_images
 from allelse.data.split import split
 
-__all__ = ["Dataset", "Entry", "catalogue", "fetch", "import_images", "load", "split"]
+__all__ = ["Dataset", "Entry", "catalogue", "fetch", "import_images", "load", "shape", "split"]

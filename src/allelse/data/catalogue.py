@@ -64,6 +64,21 @@ def load(name: str, image_size: int | None = None) -> Dataset:
     return load_digits() if name == "digits" else load_cifar(name)
 
 
+def shape(name: str, image_size: int | None = None) -> tuple[tuple[int, int, int], int]:
+    """Height, width and channels of the images of ``load(name, image_size)``, and the number of classes.
+
+    CIFAR's are known without its images, which need not be on this machine.
+
+    Raises:
+        DataError: as ``load``.
+    """
+    if name in CIFARS and image_size is None:
+        return (SIDE, SIDE, 3), len(CIFARS[name].classes)
+    dataset = load(name, image_size)
+    height, width, channels = dataset.train_images.shape[1:]
+    return (height, width, channels), len(dataset.classes)
+
+
 def catalogue() -> list[Entry]:
     """Every data set there is to choose from, and whether it is on this machine. Reads no images and downloads nothing."""
     entries = [

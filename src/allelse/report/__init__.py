@@ -2,7 +2,7 @@
 
 Read ``evidence`` (verdicts from a store) and ``findings`` (the store, read once); then ``layout`` and ``shapes`` (which
 figures, as plain data), ``accuracy``, ``differences``, ``curves``, ``gradients`` (what each shows), ``drawing`` and ``style``
-(matplotlib); then ``sameness`` and ``tables``, ``contents`` (the page as plain text), ``page`` and ``markdown``.
+(matplotlib); then ``sameness``, ``tables`` and ``published``, ``contents`` (the page as plain text), ``page`` and ``markdown``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from allelse.report.evidence import judge
+from allelse.report.evidence import compare, judge
 from allelse.report.findings import Findings, gather
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from allelse.report.shapes import Figure
 
-__all__ = ["Findings", "compute_figures", "gather", "judge", "write_figures", "write_report"]
+__all__ = ["Findings", "compare", "compute_figures", "gather", "judge", "write_figures", "write_report"]
 
 # matplotlib takes half a second to import, and whoever asks for verdicts alone need not wait for it.
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from allelse import stats
+from allelse.claims import speaks_of
 from allelse.report.findings import Findings, finite, seeds_text
 from allelse.report.layout import MOST_PANELS, MOST_SERIES, Layout, choose, combinations_of, few, whole_arm
 from allelse.report.shapes import Chart, Figure, Line, Mark, Panel, Row, Rows, Words
@@ -133,7 +134,7 @@ def _line(
         (float(arm[x]), float(reference["accuracy"]))
         for arm in arms
         for reference in findings.references
-        if metric == "accuracy" and names(reference["arm"], arm)
+        if metric == "accuracy" and speaks_of(reference["arm"], arm)
     ]
     return Line(
         label=label,
@@ -159,7 +160,7 @@ def _chart(findings: Findings, words: Words, layout: Layout, x: str, panels: tup
 def _rows(findings: Findings) -> tuple[tuple[Row, ...], str]:
     rows = []
     for arm in findings.arms[:MOST_ROWS]:
-        published = tuple(float(each["accuracy"]) for each in findings.references if names(each["arm"], arm))
+        published = tuple(float(each["accuracy"]) for each in findings.references if speaks_of(each["arm"], arm))
         rows.append(Row(findings.arm_name(arm), (_mark("accuracy", 0, findings.values(arm), published),)))
     return tuple(rows), _left_out(len(findings.arms) - len(rows), "arms")
 
@@ -171,11 +172,6 @@ def _mark(label: str, style: int, values: Any, references: tuple[float, ...] = (
 
 
 # ── words and numbers ───────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def names(reference: Mapping[str, Any], arm: Mapping[str, Any]) -> bool:
-    """Whether a reference speaks of this arm; factors that it leaves out stand for all their levels."""
-    return all(arm.get(factor) == level for factor, level in reference.items())
 
 
 def mean_of(values: Any) -> float:

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from allelse import stats
-from allelse.claims import arm_text
-from allelse.report.accuracy import names
 from allelse.report.figures import MECHANISM, compute_figures
 from allelse.report.findings import Findings
+from allelse.report.published import notes, published_table
 from allelse.report.sameness import equal_arms, shared_keys
 from allelse.report.shapes import Figure
 from allelse.report.tables import (
@@ -60,6 +59,8 @@ class Contents:
     cards: tuple[Card, ...]
     arms: Table | None
     arm_notes: tuple[str, ...]
+    published: Table | None
+    published_notes: tuple[str, ...]
     figures: tuple[Figure, ...]
     mechanism_notes: tuple[str, ...]
     evaluations: Table | None
@@ -93,6 +94,8 @@ def contents(findings: Findings) -> Contents:
         cards=tuple(_card(findings, verdict) for verdict in findings.verdicts),
         arms=arm_table(findings),
         arm_notes=tuple(_arm_notes(findings)),
+        published=published_table(findings),
+        published_notes=tuple(notes(findings)),
         figures=tuple(figure for figure in figures if figure.words.name not in MECHANISM),
         mechanism_notes=tuple(_mechanism_notes(findings)),
         evaluations=evaluation_table(findings),
@@ -180,29 +183,11 @@ def _unit(findings: Findings, verdict: stats.Verdict) -> str:
 
 
 def _arm_notes(findings: Findings) -> list[str]:
-    notes = []
-    declared = findings.definition.get("references", [])
-    if findings.definition.get("quick") and declared:
-        notes.append(
-            "This is a quick study: other data and a smaller recipe than the study's own. The published figures that the study "
-            f"names ({len(declared)}) belong to the full recipe, so they are not shown beside these numbers."
-        )
-    elif declared:
-        sources = ", ".join(dict.fromkeys(str(reference["source"]) for reference in declared))
-        notes.append(f"Published: {sources}; their n and spread are not known here, so the distance carries no interval.")
-        unmatched = [
-            f"{arm_text(reference['arm'])}: {float(reference['accuracy']):.2f} %"
-            for reference in declared
-            if not any(names(reference["arm"], arm) for arm in findings.arms)
-        ]
-        if unmatched:
-            notes.append("Published for arms that this run does not have: " + "; ".join(unmatched) + ".")
-    for group in equal_arms(findings):
-        notes.append(
-            f"Equal bit for bit on every seed, in every metric and epoch: {' = '.join(group)}. "
-            "These are one network under several names."
-        )
-    return notes
+    return [
+        f"Equal bit for bit on every seed, in every metric and epoch: {' = '.join(group)}. "
+        "These are one network under several names."
+        for group in equal_arms(findings)
+    ]
 
 
 # ── mechanism ───────────────────────────────────────────────────────────────────────────────────────────────────────

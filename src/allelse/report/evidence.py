@@ -1,4 +1,4 @@
-"""Evidence: a store in; one verdict a declared claim out, whatever the store lacks.
+"""Evidence: a store in; one verdict a declared claim, and one comparison a published figure, out, whatever the store lacks.
 
 A claim that this run did not ask, since a ``--set`` or ``--quick`` took its levels away or no run has its metric, is undecided
 and says so. It leaves the family that Holm corrects over: it was set aside by what was run, not by how it came out.
@@ -19,6 +19,7 @@ from allelse.stats.runs import Runs
 from allelse.store import Store
 
 NOT_ASKED = "not asked in this run"
+QUICK = "a quick study has other data and a smaller recipe than the published figures belong to"
 
 _CLAIM: TypeAdapter[Claim] = TypeAdapter(Claim)
 
@@ -53,6 +54,18 @@ def judge_table(definition: Mapping[str, Any], table: pd.DataFrame) -> list[stat
                 why_not[number] = f"{NOT_ASKED}: no finished run has the metric {claim.metric!r}"
     found = iter(stats.verdicts(asked, table, definition.get("alpha", 0.05), levels) if asked else [])
     return [_undecided(raw, why_not[number]) if number in why_not else next(found) for number, raw in enumerate(declared)]
+
+
+def compare(store: Store) -> list[stats.Comparison]:
+    """Put every published figure that the study names beside the runs that the store holds so far."""
+    return compare_table(store.definition, store.table())
+
+
+def compare_table(definition: Mapping[str, Any], table: pd.DataFrame) -> list[stats.Comparison]:
+    """As ``compare``, from ``Store.definition`` and ``Store.table()``."""
+    arms = [arm["levels"] for arm in definition.get("arms", [])]
+    why_not = QUICK if definition.get("quick") else None
+    return stats.compare(definition.get("references", []), arms, table, definition.get("alpha", 0.05), why_not)
 
 
 def _is_measured(runs: Runs, metric: str) -> bool:

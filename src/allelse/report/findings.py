@@ -15,7 +15,7 @@ from allelse import stats
 from allelse.claims import is_number, level_key, level_text
 from allelse.errors import StudyError
 from allelse.records import RunResult
-from allelse.report.evidence import judge_table
+from allelse.report.evidence import compare_table, judge_table
 from allelse.stats.effects import Floats
 from allelse.stats.runs import Runs
 from allelse.store import Store, StoredRun
@@ -33,6 +33,7 @@ class Findings:
     table: pd.DataFrame
     """``Store.table()``"""
     verdicts: Sequence[stats.Verdict]
+    comparisons: Sequence[stats.Comparison]
     folder: str
 
     @property
@@ -92,8 +93,9 @@ class Findings:
 
     @property
     def references(self) -> list[Mapping[str, Any]]:
-        """Published figures to show beside ours; none for a quick study, which is another recipe."""
-        return [] if self.definition.get("quick") else list(self.definition.get("references", []))
+        """Published figures of the headline metric to draw beside ours; none for a quick study, which is another recipe."""
+        declared = [] if self.definition.get("quick") else self.definition.get("references", [])
+        return [reference for reference in declared if reference.get("metric", "accuracy") == "accuracy"]
 
     # ── words ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -132,9 +134,10 @@ class Findings:
 
 
 def gather(store: Store) -> Findings:
-    """Read the store and judge its claims."""
-    table = store.table()
-    return Findings(store.definition, store.runs(), table, judge_table(store.definition, table), str(store.folder))
+    """Read the store, judge its claims and compare it with what was published."""
+    definition, table = store.definition, store.table()
+    judged, compared = judge_table(definition, table), compare_table(definition, table)
+    return Findings(definition, store.runs(), table, judged, compared, str(store.folder))
 
 
 def seeds_text(counts: Sequence[int]) -> str:

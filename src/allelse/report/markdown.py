@@ -44,6 +44,10 @@ def _blocks(told: Contents) -> Iterator[str]:
     yield "## Arms"
     yield from _table(told.arms) if told.arms else ("No run has a result yet.",)
     yield from map(escape, told.arm_notes)
+    if told.published_notes:
+        yield "## Published figures"
+        yield from _table(told.published)
+        yield from _list(told.published_notes)
     if told.figures:
         yield "## Figures"
         yield from _figures(told.figures)
@@ -67,7 +71,7 @@ def _blocks(told: Contents) -> Iterator[str]:
     yield from _table(told.trouble) if told.trouble else ("None.",)
     if told.trouble_note:
         yield escape(told.trouble_note)
-    yield "## Definition, as stored before the first run"
+    yield "## Definition, as stored before the first run (published figures as last given)"
     yield code(told.definition, "json")
 
 

@@ -9,7 +9,7 @@ from math import isfinite
 from typing import Any
 
 from allelse import stats
-from allelse.report.accuracy import WAYS, mean_of, names
+from allelse.report.accuracy import WAYS, mean_of
 from allelse.report.findings import Findings, finite
 from allelse.report.sameness import differing_keys
 from allelse.stats.runs import PROBLEMS
@@ -44,37 +44,24 @@ class Table:
 
 
 def arm_table(findings: Findings) -> Table | None:
-    """One row an arm, beside the published figures."""
+    """One row an arm."""
     if findings.grid is None or not findings.has("accuracy"):
         return None
     summary = stats.arm_table(findings.table, list(findings.levels), "accuracy")
     troubles = [name for name in PROBLEMS if summary[name].any()]
-    published = findings.references
-    columns = [
-        "arm",
-        "n",
-        "mean %",
-        "sd",
-        "95 % t interval",
-        *(["published %", "ours − published"] if published else []),
-        *troubles,
-    ]
-    rows = []
-    for row in summary.to_dict("records"):
-        beside = [float(each["accuracy"]) for each in published if names(each["arm"], row)]
-        distance = [_percent(row["mean"] - value, signed=True) for value in beside]
-        rows.append(
-            (
-                findings.arm_name(row),
-                str(row["n"]),
-                _percent(row["mean"]),
-                _percent(row["sd"]),
-                _interval(row["low"], row["high"]),
-                *((", ".join(map(_percent, beside)) or NONE, ", ".join(distance) or NONE) if published else ()),
-                *(str(row[name] or 0) for name in troubles),
-            )
+    columns = ("arm", "n", "mean %", "sd", "95 % t interval", *troubles)
+    rows = tuple(
+        (
+            findings.arm_name(row),
+            str(row["n"]),
+            _percent(row["mean"]),
+            _percent(row["sd"]),
+            _interval(row["low"], row["high"]),
+            *(str(row[name] or 0) for name in troubles),
         )
-    return Table("arms", "Test accuracy by arm, last epoch, over seeds", tuple(columns), tuple(rows))
+        for row in summary.to_dict("records")
+    )
+    return Table("arms", "Test accuracy by arm, last epoch, over seeds", columns, rows)
 
 
 def parts_table(findings: Findings, verdict: stats.Verdict) -> Table | None:

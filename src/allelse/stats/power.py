@@ -63,6 +63,12 @@ def decidability(
     return [_decidability(claim, contrasts(claim, levels_from_factor), n, alpha / len(claims), sd, effect) for claim in claims]
 
 
+def sign_flip_note(n: int) -> str:
+    """What so few seeds cannot ask of the sign-flip check; empty where there are enough for it."""
+    lowest = f"the sign-flip check cannot go below p = {2 / 2**n:.3g} with {n} seeds and is left out"
+    return lowest if 2 <= n < SIGN_FLIP_FROM else ""
+
+
 def _decidability(claim: Claim, needed: Sequence[Contrast], n: int, alpha: float, sd: float, effect: float) -> Decidability:
     equivalence = needed[0].test == "within"
     known_spread = is_accuracy(claim.metric)
@@ -84,8 +90,6 @@ def _decidability(claim: Claim, needed: Sequence[Contrast], n: int, alpha: float
             f"{claim.id}: {n} seeds cannot decide {hoped} at {spread}; {needs or f'over {MOST_SEEDS}'} seeds could, "
             f"or an sd under {largest:.2g}"
         )
-    if 2 <= n < SIGN_FLIP_FROM:
-        text += f" (the sign-flip check cannot go below p = {2 / 2**n:.3g} here and is left out)"
     return Decidability(claim.id, can, needs, largest, text)
 
 

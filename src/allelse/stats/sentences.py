@@ -38,12 +38,14 @@ def p_text(p: float) -> str:
 
 def failed_runs(trouble_from_arm: Mapping[str, Mapping[str, int]], seeds: int) -> str:
     """The reason of a claim whose runs are not all there: what happened to how many seeds of which arm."""
-    texts = []
-    for arm, problems in trouble_from_arm.items():
-        counts = [f"{count} of {seeds} seeds {_happened(problem, count)}" for problem, count in problems.items()]
-        texts.append(f"{' and '.join(counts)} in {arm}")
+    texts = [f"{seeds_lost(problems, seeds)} in {arm}" for arm, problems in trouble_from_arm.items()]
     more = len(texts) - ARMS_NAMED
     return "; ".join(texts[:ARMS_NAMED]) + (f"; and so on in {more} more arm{'s' if more > 1 else ''}" if more > 0 else "")
+
+
+def seeds_lost(problems: Mapping[str, int], seeds: int) -> str:
+    """What happened to how many seeds of one arm: ``2 of 5 seeds diverged and 1 of 5 seeds is pending``."""
+    return " and ".join(f"{count} of {seeds} seeds {_happened(problem, count)}" for problem, count in problems.items())
 
 
 def _happened(problem: str, count: int) -> str:
