@@ -12,12 +12,13 @@ import argparse
 import re
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed.grid import Cell, chosen
+from benchmarks.speed.grid import chosen
 from benchmarks.speed.page import page
-from benchmarks.speed.suite import SECONDS_A_TURN, TURNS, Figures, Pace, fill, opened
+from benchmarks.speed.suite import SECONDS_A_TURN, TURNS, Figures, Pace, opened
 from benchmarks.speed.worker import WayError
 
 WORDS = "words of one kind are alternatives; widths, norms, batches bN, replicas rN, digits"
@@ -45,23 +46,24 @@ def main() -> int:
             name = f"speed-{file_name(suite.machine)}"
             asked.out.mkdir(parents=True, exist_ok=True)
             figures = Figures(asked.out / f"{name}.json", suite.machine)
-            for cell in fill(figures, cells, deadline, suite.measure):
-                (asked.out / f"{name}.md").write_text(page(figures.machine, figures.cells))
-                print(told(cell, figures.cells[cell.name]), flush=True)
+            tasks = [(cell.name, partial(suite.measure, cell)) for cell in cells]
+            for done in figures.fill(tasks, deadline):
+                (asked.out / f"{name}.md").write_text(page(figures.machine, figures.records))
+                print(told(done, figures.records[done]), flush=True)
     except (ValueError, WayError) as problem:
         print(f"benchmarks.speed: {problem}", file=sys.stderr)
         return 2
-    missing = sum(cell.name not in figures.cells for cell in cells)
+    missing = sum(cell.name not in figures.records for cell in cells)
     print(f"{len(cells) - missing} of {len(cells)} cells are there" + ("; the same command goes on" if missing else ""))
     return 0
 
 
-def told(cell: Cell, record: dict[str, Any]) -> str:
+def told(name: str, record: dict[str, Any]) -> str:
     """One line about a cell."""
     if "not_measured" in record:
-        return f"{cell.name}: not measured: {record['not_measured']}"
+        return f"{name}: not measured: {record['not_measured']}"
     ways = [f"{way} {max(found.get('turns', [0])):,.0f}" for way, found in record["ways"].items()]
-    return f"{cell.name} ({record['seconds']:.0f} s), best turn in images/s: {', '.join(ways)}"
+    return f"{name} ({record['seconds']:.0f} s), best turn in images/s: {', '.join(ways)}"
 
 
 if __name__ == "__main__":

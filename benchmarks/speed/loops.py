@@ -1,6 +1,6 @@
 """The other ways, in plain torch and without allelse: a job in, a loop that takes timed turns out.
 
-All train the same network (``ConvNet``) with the same loss and Adam, and count loss and right answers as any loop does.
+All train the same network with the same loss and Adam, and count loss and right answers as any loop does.
 Dimensions: R = replicas, B = images in a batch, C = channels, H, W = height and width, K = classes.
 """
 
@@ -12,31 +12,18 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from benchmarks.speed.grid import CLASSES, GROUPS, Cell
+from benchmarks.speed.feed import Feed, Images
+from benchmarks.speed.grid import CLASSES
+from benchmarks.speed.networks import ConvNet, Heads, network_of_layers
 from benchmarks.speed.worker import Job
 
-PADDING = 4
 LEARNING_RATE = 1e-3
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-
-
-def arrays(job: Job) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [n, H, W, C] and labels int64 [n]."""
-    images, labels = (np.load(job.folder / f"{job.cell.data}-{what}.npy") for what in ("images", "labels"))
-    return images, labels
-
-
-def memory_of(x: Tensor) -> str:
-    """The memory format of [B, C, H, W]."""
-    if x.is_contiguous(memory_format=torch.channels_last):
-        return "channels_last"
-    return "contiguous" if x.is_contiguous() else "strided"
 
 
 class Loop:
@@ -90,40 +77,12 @@ class Loop:
             torch.cuda.synchronize(self.device)
 
 
-# ── as notebooks write it ───────────────────────────────────────────────────────────────────────────────────────────
-
-
-class Images(Dataset):
-    """Images one by one, cropped and mirrored in ``__getitem__``."""
-
-    def __init__(self, job: Job) -> None:
-        images, labels = arrays(job)
-        self.images = torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255)
-        mean, sd = self.images.mean((0, 2, 3), keepdim=True), self.images.std((0, 2, 3), keepdim=True)
-        self.images.sub_(mean).div_(sd)
-        self.labels = torch.from_numpy(labels)
-        self.augmented = job.cell.source.augmented
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, place: int) -> tuple[Tensor, Tensor]:
-        image = self.images[place]
-        if self.augmented:
-            height, width = image.shape[1:]
-            top, left = torch.randint(0, 2 * PADDING + 1, (2,)).tolist()
-            image = F.pad(image, (PADDING,) * 4)[:, top : top + height, left : left + width]
-            if torch.rand(()) < 0.5:
-                image = image.flip(2)
-        return image, self.labels[place]
-
-
 class Plain(Loop):
     """DataLoader, eager, fp32, one network after another."""
 
     def __init__(self, job: Job) -> None:
         super().__init__(job, job.cell.batch)
-        self.network = network_of_layers(job.cell, groups=1).to(self.device)
+        self.network = network_of_layers(job.cell, 1, nn.Linear(job.cell.width, CLASSES)).to(self.device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=LEARNING_RATE)
         self.batches = self._endless()
         self.loss, self.right = 0.0, 0
@@ -152,126 +111,6 @@ class Plain(Loop):
         self.optimizer.step()
         self.loss += loss.item()
         self.right += int((logits.argmax(1) == labels).sum())
-
-
-def network_of_layers(cell: Cell, groups: int) -> nn.Sequential:
-    """The network up to its average, from torch's layers; with ``groups`` replicas side by side where it is above 1."""
-    layers: list[nn.Module] = []
-    for number, (channels_in, channels_out) in enumerate(cell.convolutions):
-        width = groups * channels_out
-        layers.append(nn.Conv2d(groups * channels_in, width, 3, padding=1, groups=groups))
-        if number > 0:
-            norm = nn.BatchNorm2d(width) if cell.norm == "BatchNorm" else nn.GroupNorm(groups * GROUPS, width)
-            layers += [norm, nn.ReLU()]
-    head = [nn.Linear(cell.width, CLASSES)] if groups == 1 else []
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), *head)
-
-
-# ── with the data on the device ─────────────────────────────────────────────────────────────────────────────────────
-
-
-class Feed:
-    """The images as uint8 on the device; batches for R replicas, each in its own order, cut out by index arithmetic."""
-
-    def __init__(self, job: Job, replicas: int, dtype: torch.dtype) -> None:
-        images, labels = arrays(job)
-        device = torch.device(job.device)
-        self.batch, self.dtype, self.augmented = job.cell.batch, dtype, job.cell.source.augmented
-        self.count, self.height, self.width, channels = images.shape
-        padding = PADDING if self.augmented else 0
-        padded = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-        self.padded_height, self.padded_width = padded.shape[1:3]
-        self.pixels = torch.from_numpy(padded).to(device).view(-1, channels)
-        self.labels = torch.from_numpy(labels).to(device)
-        self.mean = torch.from_numpy(images.mean((0, 1, 2), dtype=np.float64)).float().to(device)
-        self.inverse_sd = torch.from_numpy(1 / images.std((0, 1, 2), dtype=np.float64)).float().to(device)
-        self.rows = torch.arange(self.height, device=device)
-        self.columns = torch.arange(self.width, device=device)
-        self.order_Rn = torch.zeros(replicas, self.count, dtype=torch.int64, device=device)
-        self.flip_Rn = torch.zeros(replicas, self.count, dtype=torch.bool, device=device)
-        self.crop_2Rn = torch.zeros(2, replicas, self.count, dtype=torch.int64, device=device)
-        self.first_B = torch.arange(self.batch, device=device)
-        self.place_B = self.first_B.clone()
-        self.steps_left = 0
-
-    def before_step(self) -> None:
-        """At an epoch's end, draw the next one, into the tensors that are there: a captured graph reads them."""
-        if self.steps_left == 0:
-            device = self.labels.device
-            for order_n in self.order_Rn:
-                order_n.copy_(torch.randperm(self.count, device=device))
-            if self.augmented:
-                self.flip_Rn.copy_(torch.rand(self.flip_Rn.shape, device=device) < 0.5)
-                self.crop_2Rn.copy_(torch.randint(0, 2 * PADDING + 1, self.crop_2Rn.shape, device=device))
-            self.place_B.copy_(self.first_B)
-            self.steps_left = self.count // self.batch
-        self.steps_left -= 1
-
-    def batches(self) -> tuple[Tensor, Tensor]:
-        """Images [R, B, H, W, C] and labels [R, B] of the next step."""
-        index_RB = self.order_Rn.index_select(1, self.place_B)
-        rows_RBH, columns_RBW = self.rows[None, None], self.columns[None, None]
-        if self.augmented:
-            flip_RB1 = self.flip_Rn.index_select(1, self.place_B).unsqueeze(2)
-            crop_2RB1 = self.crop_2Rn.index_select(2, self.place_B).unsqueeze(3)
-            rows_RBH = rows_RBH + crop_2RB1[0]
-            columns_RBW = torch.where(flip_RB1, self.width - 1 - columns_RBW, columns_RBW) + crop_2RB1[1]
-        place_RBH = (index_RB.unsqueeze(2) * self.padded_height + rows_RBH) * self.padded_width
-        place_RBHW = place_RBH.unsqueeze(3) + columns_RBW.unsqueeze(2)
-        x_RBHWC = self.pixels.index_select(0, place_RBHW.flatten()).unflatten(0, place_RBHW.shape)
-        x_RBHWC = x_RBHWC.float().sub_(self.mean).mul_(self.inverse_sd).to(self.dtype)
-        self.place_B += self.batch
-        return x_RBHWC, self.labels[index_RB]
-
-
-class ConvNet(nn.Module):
-    """One network; convolutions in ``dtype`` from fp32 weights, norms with fp32 scale and shift, the head in fp32."""
-
-    def __init__(self, cell: Cell, dtype: torch.dtype, stacked: bool = False) -> None:
-        """``stacked``: to be called by ``vmap``, which can neither update running statistics nor mix types within a norm."""
-        super().__init__()
-        self.dtype, self.norm, self.stacked = dtype, cell.norm, stacked
-        self.convolutions = nn.ModuleList(nn.Conv2d(*channels, 3, padding=1) for channels in cell.convolutions)
-        self.scales = nn.ParameterList(torch.ones(cell.width) for _ in range(cell.depth))
-        self.shifts = nn.ParameterList(torch.zeros(cell.width) for _ in range(cell.depth))
-        self.head = nn.Linear(cell.width, CLASSES)
-        for number in range(cell.depth):
-            self.register_buffer(f"mean{number}", None if stacked else torch.zeros(cell.width))
-            self.register_buffer(f"variance{number}", None if stacked else torch.ones(cell.width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] → [B, K]."""
-        x = self._convolve(0, x)
-        for number in range(len(self.scales)):
-            x = F.relu(self._normalise(number, self._convolve(number + 1, x)))
-        return self.head(x.mean((2, 3)).float())
-
-    def _convolve(self, number: int, x: Tensor) -> Tensor:
-        layer = self.convolutions[number]
-        return F.conv2d(x.to(self.dtype), layer.weight.to(self.dtype), layer.bias.to(self.dtype), padding=1)
-
-    def _normalise(self, number: int, x: Tensor) -> Tensor:
-        scale, shift = self.scales[number], self.shifts[number]
-        if self.stacked:
-            x = F.batch_norm(x, None, None, training=True) if self.norm == "BatchNorm" else F.group_norm(x, GROUPS)
-            scale, shift = (values.to(x.dtype)[:, None, None] for values in (scale, shift))
-            return torch.addcmul(shift, x, scale)
-        if self.norm == "BatchNorm":
-            statistics = getattr(self, f"mean{number}"), getattr(self, f"variance{number}")
-            return F.batch_norm(x, *statistics, scale, shift, training=True)
-        if x.is_cuda:  # there, torch wants all three in one type
-            return F.group_norm(x.float(), GROUPS, scale, shift).to(x.dtype)
-        return F.group_norm(x, GROUPS, scale, shift)
-
-    def look_at_memory(self, x: Tensor) -> str:
-        """The memory formats of what the norms put out for these images."""
-        with torch.no_grad():
-            found = set()
-            x = self._convolve(0, x)
-            for number in range(len(self.scales)):
-                x = self._normalise(number, self._convolve(number + 1, x))
-                found.add(memory_of(x))
-        return " and ".join(sorted(found))
 
 
 class OnDevice(Loop):
@@ -382,14 +221,8 @@ class Grouped(OnDevice):
 
     def __init__(self, job: Job) -> None:
         super().__init__(job, job.cell.replicas, torch.float32)
-        cell = job.cell
-        self.network = network_of_layers(cell, groups=self.replicas)
-        if self.replicas == 1:
-            self.network = self.network[:-1]
-        bound = cell.width**-0.5
-        self.weight = nn.Parameter(torch.empty(self.replicas, cell.width, CLASSES).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.empty(self.replicas, 1, CLASSES).uniform_(-bound, bound))
-        self.network.append(_Heads(self.weight, self.bias)).to(self.device)
+        heads = Heads(self.replicas, job.cell.width)
+        self.network = network_of_layers(job.cell, self.replicas, heads).to(self.device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=LEARNING_RATE)
 
     def train(self, x_RBHWC: Tensor, labels_RB: Tensor) -> tuple[Tensor, Tensor]:
@@ -400,18 +233,6 @@ class Grouped(OnDevice):
         loss_R.sum().backward()
         self.optimizer.step()
         return loss_R, logits_RBK
-
-
-class _Heads(nn.Module):
-    """A linear layer a replica, [B, R·F] → [R, B, K]."""
-
-    def __init__(self, weight_RFK: nn.Parameter, bias_R1K: nn.Parameter) -> None:
-        super().__init__()
-        self.weight_RFK, self.bias_R1K = weight_RFK, bias_R1K
-
-    def forward(self, x: Tensor) -> Tensor:
-        x_RBF = x.unflatten(1, (len(self.weight_RFK), -1)).transpose(0, 1)
-        return torch.baddbmm(self.bias_R1K, x_RBF, self.weight_RFK)
 
 
 # ── the rates of the floor ──────────────────────────────────────────────────────────────────────────────────────────

@@ -30,20 +30,26 @@ TEST_IMAGES = 20
 """evaluated after each epoch, outside the turn"""
 
 
-def describe(device_name: str, folder: Path) -> dict[str, Any]:
-    """The machine; and the training images of each source, written into ``folder`` for the ways that know no allelse."""
+def _here() -> set[str]:
+    return {entry.name for entry in data.catalogue() if entry.present}
+
+
+def write(name: str, folder: Path) -> None:
+    """Put the training images of a source into ``folder``, for the ways that know no allelse."""
+    dataset = data.load(name) if name in _here() else noise(name)
+    np.save(folder / f"{name}-labels.npy", dataset.train_labels)
+    np.save(folder / f"{name}-images.npy", dataset.train_images)
+
+
+def describe(device_name: str) -> dict[str, Any]:
+    """The machine."""
     device = engine.find_device(device_name)
-    here = {entry.name for entry in data.catalogue() if entry.present}
-    for name in SOURCES:
-        dataset = data.load(name) if name in here else noise(name)
-        np.save(folder / f"{name}-images.npy", dataset.train_images)
-        np.save(folder / f"{name}-labels.npy", dataset.train_labels)
     return {
         "device": engine.describe_device(device),
         "type": device.type,
         "precision": {torch.bfloat16: "bf16", torch.float32: "fp32"}[engine.compute_dtype("auto", device)],
         "threads": torch.get_num_threads(),
-        "images": "CIFAR-10" if "cifar10" in here else "noise of the shape of CIFAR-10",
+        "images": "CIFAR-10" if "cifar10" in _here() else "noise of the shape of CIFAR-10",
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "python": platform.python_version(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -18,14 +18,10 @@ def page(machine: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -
     """The whole page."""
     readings = [Reading(cell, records.get(cell.name), machine["precision"]) for cell in grid.cells()]
     measured = [reading for reading in readings if reading.record and not reading.reason]
-    dates = sorted({record["date"] for record in records.values()})
-    cuda = f" · CUDA {machine['cuda']}" if machine["cuda"] else ""
     lines = [
         f"# Training speed: {machine['device']}",
         "",
-        f"{' to '.join(dict.fromkeys([dates[0], dates[-1]])) if dates else 'nothing measured yet'} · {machine['device']} · "
-        f"{machine['threads']} CPU threads · {machine['precision']} · torch {machine['torch']}{cuda} · Python "
-        f"{machine['python']} · {machine['system']} · allelse {machine['allelse']} · images: {machine['images']}",
+        head(machine, records.values()),
         "",
         f"`python -m benchmarks.speed`: {len(measured)} of {len(readings)} cells measured. Training images a second over all "
         f"networks, the median of {TURNS} turns of {SECONDS_A_TURN:g} s that the ways of a cell take one after another; ratios "
@@ -33,7 +29,7 @@ def page(machine: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -
         "",
         "## The aims, on this machine",
         "",
-        *_table(
+        *table(
             ("aim", "found", "met"),
             "llc",
             [
@@ -51,6 +47,17 @@ def page(machine: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -
     lines += ["## GroupNorm against BatchNorm", "", *_norms(readings), ""]
     lines += ["## What has to be done once", "", *_once(measured), ""]
     return "\n".join(lines)
+
+
+def head(machine: Mapping[str, Any], records: Iterable[Mapping[str, Any]]) -> str:
+    """When and on what was measured."""
+    dates = sorted({record["date"] for record in records}) or ["nothing measured yet"]
+    cuda = f" · CUDA {machine['cuda']}" if machine["cuda"] else ""
+    return (
+        f"{' to '.join(dict.fromkeys([dates[0], dates[-1]]))} · {machine['device']} · {machine['threads']} CPU threads · "
+        f"{machine['precision']} · torch {machine['torch']}{cuda} · Python {machine['python']} · {machine['system']} · allelse "
+        f"{machine['allelse']} · images: {machine['images']}"
+    )
 
 
 def _explanation(machine: Mapping[str, Any], measured: Sequence[Reading]) -> Iterator[str]:
@@ -95,7 +102,7 @@ def _rates(measured: Sequence[Reading]) -> str:
     said = []
     for what, unit in (("matrix", "FLOP/s"), ("copy", "B/s")):
         turns = [value for reading in measured if reading.record for value in reading.record[what]]
-        said.append(f"{_si(median(turns))}{unit}, from {_si(min(turns))}to {_si(max(turns))}")
+        said.append(f"{_si(median(turns), unit)}, from {_si(min(turns), unit)} to {_si(max(turns), unit)}")
     return f", measured in the turns of the same cell (medians and extremes of all: {'; '.join(said)})"
 
 
@@ -108,7 +115,7 @@ def _place(reading: Reading) -> tuple[str, int, int]:
 
 
 def _speeds(readings: Sequence[Reading]) -> list[str]:
-    head = (
+    titles = (
         "norm",
         "batch",
         "replicas",
@@ -124,15 +131,15 @@ def _speeds(readings: Sequence[Reading]) -> list[str]:
         cell, ours = reading.cell, reading.way("allelse")
         row = [cell.norm, str(cell.batch), str(cell.replicas)]
         if reading.reason:
-            row += [f"not measured: {reading.reason}", *[""] * (len(head) - 4)]
+            row += [f"not measured: {reading.reason}", *[""] * (len(titles) - 4)]
         else:
             pack = " ".join(map(str, filter(None, (ours.get("replicas"), ours.get("way")))))
             row += [pack or "not measured: " + ours.get("not_measured", "no reason kept")]
-            row += [_number(reading.rate("allelse")), _number(reading.runs_per_hour())]
+            row += [number(reading.rate("allelse")), number(reading.runs_per_hour())]
             row += [_ratio(reading, way) for way in OTHERS]
             row += [_percent(reading.share_of_floor()), _percent(reading.share_of_matrix_rate())]
         rows.append(row)
-    return _table(head, "lrrlrrrrrrrrr", rows)
+    return table(titles, "lrrlrrrrrrrrr", rows)
 
 
 def _ratio(reading: Reading, way: str) -> str:
@@ -158,17 +165,17 @@ def _norms(readings: Sequence[Reading]) -> list[str]:
                 for way in ("allelse", "serial")
             ]
             rows.append((str(width), str(batch), str(replicas), *times, *memory))
-    head = ("width", "batch", "replicas", "allelse", "strong serial", "memory in allelse", "in strong serial")
+    titles = ("width", "batch", "replicas", "allelse", "strong serial", "memory in allelse", "in strong serial")
     said = (
         "How many times as long a step with GroupNorm takes, each corrected by the matrix rate of its own turns; and the "
         "memory format of what the norms put out, one word where both agree."
     )
-    return [said, "", *(_table(head, "rrrrrll", rows) if rows else ["No pair was measured."])]
+    return [said, "", *(table(titles, "rrrrrll", rows) if rows else ["No pair was measured."])]
 
 
 def _times_as_long(pair: Mapping[str, Reading], way: str) -> str:
     batch, group = (
-        reading.rate(way) and reading.rate(way) / median(reading.record["matrix"])  # type: ignore[index, operator]
+        reading.rate(way) and reading.rate(way) / median(reading.record["matrix"])  # type: ignore[index]
         for reading in (pair["BatchNorm"], pair["GroupNorm"])
     )
     return f"{batch / group:.2f}" if batch and group else "—"
@@ -183,28 +190,30 @@ def _once(measured: Sequence[Reading]) -> list[str]:
     rows = [
         (
             reading.cell.name,
-            _number(reading.way("allelse").get("choose_s"), 2),
-            _number(reading.way("allelse").get("start_s"), 2),
-            _number(reading.way("serial").get("start_s"), 2),
-            _number(reading.over_with_all("serial"), 2),
+            number(reading.way("allelse").get("choose_s"), 2),
+            number(reading.way("allelse").get("start_s"), 2),
+            number(reading.way("serial").get("start_s"), 2),
+            number(reading.over_with_all("serial"), 2),
             _percent(reading.choosing_share(), 2),
         )
         for reading in measured
     ]
-    head = ("cell", "choosing", "start", "start of strong serial", "× strong serial, all counted", "choosing of all")
-    return [said, "", *(_table(head, "lrrrrr", rows) if rows else ["Nothing was measured."])]
+    titles = ("cell", "choosing", "start", "start of strong serial", "× strong serial, all counted", "choosing of all")
+    return [said, "", *(table(titles, "lrrrrr", rows) if rows else ["Nothing was measured."])]
 
 
-def _table(head: Sequence[str], sides: str, rows: Sequence[Sequence[str]]) -> list[str]:
+def table(titles: Sequence[str], sides: str, rows: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table; ``sides`` has one of l, r, c a column."""
     rule = {"l": "---", "r": "--:", "c": ":-:"}
-    return [_row(head), "|" + "|".join(rule[side] for side in sides) + "|", *map(_row, rows)]
+    return [_row(titles), "|" + "|".join(rule[side] for side in sides) + "|", *map(_row, rows)]
 
 
 def _row(row: Sequence[str]) -> str:
     return "| " + " | ".join(text.replace("|", "/") for text in row) + " |"
 
 
-def _number(value: float | None, digits: int | None = None) -> str:
+def number(value: float | None, digits: int | None = None) -> str:
+    """Three digits or so, or ``digits`` after the point."""
     if value is None:
         return "—"
     if digits is None:
@@ -216,8 +225,6 @@ def _percent(value: float | None, digits: int = 0) -> str:
     return "—" if value is None else f"{100 * value:.{digits}f} %"
 
 
-def _si(value: float) -> str:
-    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
-        if value >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value:.3g} "
+def _si(value: float, unit: str) -> str:
+    prefix, size = next(((prefix, size) for prefix, size in (("T", 1e12), ("G", 1e9)) if value >= size), ("", 1.0))
+    return f"{value / size:.3g} {prefix}{unit}"

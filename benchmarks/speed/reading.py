@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -15,7 +16,7 @@ class Reading:
     """One cell; every method answers ``None`` where there is no figure."""
 
     cell: Cell
-    record: dict[str, Any] | None
+    record: Mapping[str, Any] | None
     """``None``: not reached yet"""
     precision: str
 

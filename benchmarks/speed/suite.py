@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -57,17 +57,23 @@ class Suite:
     @cached_property
     def machine(self) -> dict[str, Any]:
         """Hardware and versions, as the process of allelse finds them."""
-        return self._ask("allelse", "describe", self.device, self.folder)
+        return self._ask("allelse", "describe", self.device)
 
     def measure(self, cell: Cell, ways: Sequence[str] = WAYS) -> dict[str, Any]:
         """The record of one cell: turns and facts by way, or why there are none."""
         begun = time.monotonic()
         found: dict[str, dict[str, Any]] = {}
+        if not (self.folder / f"{cell.data}-images.npy").exists():
+            self._ask("allelse", "write", cell.data, self.folder)
+        names = {way: self._processes(cell) if way == "processes" else [way] for way in ways}
+        everyone = [name for way in ways for name in names[way]]
+        for name in everyone:  # at once, because importing torch takes its time
+            self._worker(name)
+        self._drop(everyone)
         rates = self._rates(cell)
         one_step = cell.batch * cell.flop_an_image / rates.matrix
         if one_step > SLOWEST_STEP:
-            return {"date": str(date.today()), "not_measured": f"≥ {one_step:.0f} s a step of one network"}
-        names = {way: self._processes(cell) if way == "processes" else [way] for way in ways}
+            return {"not_measured": f"≥ {one_step:.0f} s a step of one network"}
         for way in ways:
             reason = self._reason_against(way, cell, len(names[way]))
             try:
@@ -91,10 +97,9 @@ class Suite:
                     found[way].setdefault("turns", []).append(self._turn(names[way])["rate"])
                 except WayError as problem:
                     found[way] = {"not_measured": str(problem)}
-        self._drop([name for way in ways for name in names[way]])
+        self._drop(everyone)
         self.rates = Rates(median(turn["matrix"] for turn in rounds), median(turn["copy"] for turn in rounds))
         return {
-            "date": str(date.today()),
             "seconds": time.monotonic() - begun,
             "matrix": [turn["matrix"] for turn in rounds],
             "copy": [turn["copy"] for turn in rounds],
@@ -107,7 +112,7 @@ class Suite:
 
     def _rates(self, cell: Cell) -> Rates:
         """The device's rates as they were last measured."""
-        if self.rates is None:
+        if self.rates is None or "rates" not in self.workers:
             self._ask("rates", "prepare", self._job(cell))
             self.rates = Rates(**self._turn(["rates"]))
         return self.rates
@@ -118,7 +123,8 @@ class Suite:
 
     def _processes(self, cell: Cell) -> list[str]:
         most = self.machine["threads"] if self.machine["type"] == "cpu" else PROCESSES_ON_A_GPU
-        return [f"process {number}" for number in range(min(cell.replicas, most))]
+        count = min(cell.replicas, most)
+        return [f"process {number}" for number in range(count)] if count > 1 else []
 
     def _most_images(self, cell: Cell) -> tuple[float, float]:
         """How many images a step can take within the time, and within the memory."""
@@ -131,7 +137,7 @@ class Suite:
         return in_time, MEMORY_SHARE * memory / kept
 
     def _reason_against(self, way: str, cell: Cell, processes: int) -> str | None:
-        if way == "processes" and processes == 1:
+        if way == "processes" and not processes:
             return "one process is strong serial"
         in_time, in_memory = self._most_images(cell)
         images = cell.batch * {"vmap": cell.replicas, "grouped": cell.replicas, "processes": processes}.get(way, 1)
@@ -196,7 +202,7 @@ def opened(device: str, pace: Pace) -> Iterator[Suite]:
 
 
 class Figures:
-    """The JSON file: a machine, and a record a cell."""
+    """The JSON file: a machine, and a record for each name."""
 
     def __init__(self, file: Path, machine: dict[str, Any]) -> None:
         """
@@ -204,33 +210,33 @@ class Figures:
             ValueError: the file holds figures of another machine or version, and those never mix.
         """
         self.file = file
-        kept = json.loads(file.read_text()) if file.exists() else {"machine": machine, "cells": {}}
+        kept = json.loads(file.read_text()) if file.exists() else {"machine": machine, "records": {}}
         if changed := [key for key in machine if kept["machine"].get(key) != machine[key]]:
             what = "; ".join(f"{key}: {kept['machine'].get(key)} → {machine[key]}" for key in changed)
             raise ValueError(f"{file}: holds figures of another machine or version ({what}); move it away, or give --out")
         self.machine: dict[str, Any] = kept["machine"]
-        self.cells: dict[str, dict[str, Any]] = kept["cells"]
+        self.records: dict[str, dict[str, Any]] = kept["records"]
 
-    def add(self, name: str, record: dict[str, Any]) -> None:
-        self.cells[name] = record
-        partial = self.file.with_suffix(".partial")
-        partial.write_text(json.dumps({"machine": self.machine, "cells": self.cells}, indent=1, ensure_ascii=False))
-        partial.replace(self.file)
+    def fill(self, tasks: Iterable[tuple[str, Callable[[], dict[str, Any]]]], deadline: float) -> Iterator[str]:
+        """Measure what is not there yet, keep each record at once, and yield its name.
 
-
-def fill(figures: Figures, cells: Sequence[Cell], deadline: float, measure: Callable[[Cell], dict[str, Any]]) -> Iterator[Cell]:
-    """Measure the cells that are not there yet, and yield each as soon as it is kept.
-
-    After the first, none is begun that would end after ``deadline`` (of ``time.monotonic``) if it took as long as the longest
-    one before it.
-    """
-    longest = 0.0
-    for cell in cells:
-        if cell.name in figures.cells:
-            continue
-        begun = time.monotonic()
-        if longest and begun + longest > deadline:
-            return
-        figures.add(cell.name, measure(cell))
-        longest = max(longest, time.monotonic() - begun)
-        yield cell
+        After the first, nothing is begun that would end after ``deadline`` (of ``time.monotonic``) if it took as long as the
+        longest one before it.
+        """
+        longest = 0.0
+        for name, measure in tasks:
+            if name in self.records:
+                continue
+            begun = time.monotonic()
+            if longest and begun + longest > deadline:
+                return
+            try:
+                record = measure()
+            except WayError as problem:
+                record = {"not_measured": str(problem)}
+            longest = max(longest, time.monotonic() - begun)
+            self.records[name] = {"date": str(date.today()), **record}
+            partial = self.file.with_suffix(".partial")
+            partial.write_text(json.dumps({"machine": self.machine, "records": self.records}, indent=1, ensure_ascii=False))
+            partial.replace(self.file)
+            yield name

@@ -97,6 +97,10 @@ def serve(pipe: Connection, way: str) -> None:
                 from benchmarks.speed.ours import describe
 
                 answer = describe(*arguments)
+            elif command == "write":
+                from benchmarks.speed.ours import write
+
+                write(*arguments)
             elif command == "prepare":
                 if arguments[0].threads:
                     torch.set_num_threads(arguments[0].threads)
