@@ -139,8 +139,8 @@ def page(machine: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -
         head(machine, records.values()),
         "",
         f"`python -m benchmarks.growth`. Training: {BASE.name} with one number changed; medians of turns; a run is "
-        f"{BASE.source.epochs} epochs of {BASE.source.images:,} images. Commands are timed from start to end, Python's own start "
-        "included.",
+        f"{BASE.source.epochs} epochs of {BASE.source.images:,} images. Commands are timed from start to end, Python's own "
+        "start included.",
         "",
         _small_study(records.get("small study", {})),
         "",
