@@ -260,10 +260,11 @@ def show_status(store: Store) -> None:
         console.print("nothing is planned yet: it was stopped while measuring; run it again")
         return
     console.print(f"{len(runs)} runs: " + ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses)))
+    status_from_run = store.status_from_run()
     left = sum(
         planned["seconds"]
         for planned in (store.plan or {"packs": []})["packs"]
-        if _is_pending(planned["runs"], store.status_from_run())
+        if _is_pending(planned["runs"], status_from_run)
     )
     if left:
         console.print(f"about {duration(left)} left on the device that it was planned on; the same command goes on")
