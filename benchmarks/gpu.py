@@ -1,6 +1,6 @@
 """Everything that waits for a GPU, in calls of under 9 minutes; each call goes on where the last one stopped.
 
-    python benchmarks/gpu.py [--device cuda] [--out FOLDER] [--seconds 520] [--only STAGE]
+    python -m benchmarks.gpu [--device cuda] [--out FOLDER] [--seconds 520] [--only STAGE]
 
 Stages, in this order: ``ways`` (is each way exact, how large is its rounding, how fast is it), ``speed`` (allelse beside
 everyone else), then the four founding studies as they are in their files, with all their seeds. Bring CIFAR-10 and CIFAR-100
@@ -27,13 +27,13 @@ def command(stage: str, device: str, out: Path, seconds: float) -> list[str]:
     """What runs a stage for at most so many seconds."""
     if stage in STUDIES:
         return [sys.executable, "-m", "allelse", "run", stage, "--device", device, "--out", str(out / stage)]
-    return [sys.executable, str(HERE / stage), "--device", device, "--out", str(out), "--seconds", f"{seconds:.0f}"]
+    return [sys.executable, "-m", f"benchmarks.{stage}", "--device", device, "--out", str(out), "--seconds", f"{seconds:.0f}"]
 
 
 def run(stage: str, device: str, out: Path, seconds: float) -> None:
     """Run a stage; one that goes on for longer is stopped as Ctrl-C stops it, which loses nothing."""
     print(f"── {stage}: at most {seconds:.0f} s", flush=True)
-    process = subprocess.Popen(command(stage, device, out, seconds))
+    process = subprocess.Popen(command(stage, device, out, seconds), cwd=HERE.parent)
     try:
         print(f"── {stage}: exit code {process.wait(seconds + 30)}", flush=True)
     except subprocess.TimeoutExpired:
@@ -46,14 +46,15 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--out", type=Path, default=HERE)
     parser.add_argument("--seconds", type=float, default=520)
-    parser.add_argument("--only", choices=["ways.py", "speed", *STUDIES])
+    parser.add_argument("--only", choices=["ways", "speed", *STUDIES])
     asked = parser.parse_args()
+    asked.out = asked.out.resolve()
     asked.out.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + asked.seconds
-    for stage in [asked.only] if asked.only else ["ways.py", "speed", *STUDIES]:
+    for stage in [asked.only] if asked.only else ["ways", "speed", *STUDIES]:
         left = end - time.monotonic() - 30
         if left > 20:
-            run(stage, asked.device, asked.out, left * (1 if asked.only else SHARE.get(stage.removesuffix(".py"), 1)))
+            run(stage, asked.device, asked.out, left * (1 if asked.only else SHARE.get(stage, 1)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Each way to compute a pack against lone networks in float64: how exact it is, how large its rounding is, how fast it is.
 
-    python benchmarks/ways.py [--device auto] [--out FOLDER] [--seconds 500]
+    python -m benchmarks.ways [--device auto] [--out FOLDER] [--seconds 500]
 
 On a GPU these are the checks that nothing else can do. Correctness comes first, then speed. Goes on where it stopped: figures
 that ways.json holds for this device are not measured again, and none is begun after ``--seconds``. Writes ways-DEVICE.md.
@@ -119,7 +119,7 @@ def checks(dataset: data.Dataset, device: torch.device) -> Iterator[tuple[str, C
 
 def page(device: str, figures: dict[str, float | str]) -> str:
     """One table a kind of figure: norms along, ways down; or replicas' ways along, shapes down."""
-    lines = [f"# Ways to compute a pack on {device}", "", f"{date.today()} · `python benchmarks/ways.py` · images: noise"]
+    lines = [f"# Ways to compute a pack on {device}", "", f"{date.today()} · `python -m benchmarks.ways` · images: noise"]
     lines += [
         "",
         "Errors are ‖ours − reference‖ / ‖reference‖ over all parameters of 3 replicas against lone networks in float64",

@@ -104,7 +104,8 @@ class Ours:
     def start(self) -> dict[str, Any]:
         """Choose the pack, and train what comes before the first turn."""
         cell, begun = self.job.cell, time.perf_counter()
-        planned = max(make_plan(study_of(cell), lambda arm: self.dataset, self._measure).packs, key=lambda p: len(p.pack.runs))
+        plan = make_plan(study_of(cell), lambda arm: self.dataset, self._measure, engine.ways(self.device))
+        planned = max(plan.packs, key=lambda p: len(p.pack.runs))
         choosing = time.perf_counter() - begun
         if planned.images_per_second is None:
             raise RuntimeError("allelse could not measure a pack of one")
@@ -120,13 +121,14 @@ class Ours:
         epochs = max(50, 1_000_000 // self.steps_an_epoch)  # so many that the turns never reach the last
         runs = tuple(study_of(cell, epochs=epochs).runs())[: self.replicas]
         begun = time.perf_counter()
-        self.training = Training(Pack(runs), short, self.device)
+        self.training = Training(Pack(runs, planned.pack.way), short, self.device)
         formats = _watch_norms(self.training.network)
         first = self._epoch()
         built = time.perf_counter() - begun
         second = self._epoch()
         return {
             "replicas": self.replicas,
+            "way": planned.pack.way.in_words(self.replicas),
             "choose_s": choosing,
             "start_s": max(built - second, 0.0),
             "seconds_a_step": min(first, second) / self.steps_an_epoch,
