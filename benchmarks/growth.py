@@ -50,13 +50,17 @@ STORE_COMMANDS = {"status": ["status"], "results": ["results"], "verdicts": ["ve
 TIMES = 3
 
 
+class CommandError(Exception):
+    """One line on why a command gave no figure."""
+
+
 def allelse(cache: Path, *words: str | Path) -> float:
     """Seconds of one command, with a memory of measured speeds of its own."""
     begun = time.perf_counter()
     command = [sys.executable, "-c", "from allelse.cli import main; main()", *map(str, words)]
     done = subprocess.run(command, env={**os.environ, "XDG_CACHE_HOME": str(cache)}, capture_output=True, text=True)
     if done.returncode:
-        raise WayError(" ".join(done.stderr.split())[-200:])
+        raise CommandError(" ".join(done.stderr.split())[-200:])
     return time.perf_counter() - begun
 
 
@@ -119,13 +123,20 @@ def fill_store(folder: Path, runs: int) -> int:
     return len(specs)
 
 
-def figures_to_take(device: str) -> Iterator[tuple[str, Callable[[], dict[str, float]]]]:
-    """All that goes through the command line, by name."""
+def through_the_command_line(device: str) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    """Each figure's name with what takes it."""
     for arms in ARMS:
-        yield f"planning {arms} arms", partial(planning, arms, device)
+        yield f"planning {arms} arms", partial(_or_why_not, planning, arms, device)
     for runs in STORED_RUNS:
-        yield f"store of {runs} runs", partial(stored, runs)
-    yield "small study", partial(small_study, device)
+        yield f"store of {runs} runs", partial(_or_why_not, stored, runs)
+    yield "small study", partial(_or_why_not, small_study, device)
+
+
+def _or_why_not(take: Callable[..., dict[str, float]], *arguments: Any) -> dict[str, Any]:
+    try:
+        return dict(take(*arguments))
+    except CommandError as problem:
+        return {"not_measured": str(problem)}
 
 
 # ── the page ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -206,7 +217,7 @@ def main() -> int:
 
             cells = list(dict.fromkeys(cell for grown in GROWING.values() for cell in grown))
             tasks = [(cell.name, partial(suite.measure, cell, ("allelse", "serial"))) for cell in cells]
-            for done in figures.fill([*tasks, *figures_to_take(asked.device)], deadline):
+            for done in figures.fill([*tasks, *through_the_command_line(asked.device)], deadline):
                 (asked.out / f"{name}.md").write_text(page(figures.machine, figures.records))
                 print(done, flush=True)
     except (ValueError, WayError) as problem:

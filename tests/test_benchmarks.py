@@ -27,7 +27,7 @@ from benchmarks.speed.ours import noise, study_of
 from benchmarks.speed.page import page
 from benchmarks.speed.reading import Reading
 from benchmarks.speed.suite import Figures
-from benchmarks.speed.worker import Job, WayError
+from benchmarks.speed.worker import Job, WayError, Worker
 
 ROOT = Path(__file__).parents[1]
 SMALL = Cell(width=16, norm="BatchNorm", batch=2, replicas=3)
@@ -255,16 +255,14 @@ def test_aims_follow_the_figures():
 
 
 def test_figures_go_on_where_they_stopped(tmp_path):
-    def fails() -> dict:
-        raise WayError("out of memory")
+    def never() -> dict:
+        raise AssertionError("measured twice")
 
     file = tmp_path / "speed-cpu.json"
-    tasks = [("a", lambda: {"x": 1}), ("b", fails)]
-    assert list(Figures(file, MACHINE).fill(tasks[:1], deadline=float("inf"))) == ["a"]
+    assert list(Figures(file, MACHINE).fill([("a", lambda: {"x": 1})], deadline=float("inf"))) == ["a"]
     again = Figures(file, MACHINE)
-    assert list(again.fill([("a", fails), *tasks[1:]], deadline=float("inf"))) == ["b"]
+    assert list(again.fill([("a", never), ("b", dict)], deadline=float("inf"))) == ["b"]
     assert again.records["a"]["x"] == 1
-    assert again.records["b"]["not_measured"] == "out of memory"
     third = Figures(file, MACHINE)
     assert list(third.fill([("c", dict), ("d", dict)], deadline=0.0)) == ["c"]  # one, and then the time is up
     with pytest.raises(ValueError, match=r"another machine or version \(torch: 2\.13\.0 → 3\.0\)"):
@@ -284,6 +282,20 @@ def test_growth_stores_runs_and_its_page_has_every_row(tmp_path):
     for what in ("| 16 | ", "| 128 | ", "| 10,000 | "):
         assert f"{what}not measured: not reached yet |" in text
     assert text.count("not measured: not reached yet") == 5 + 4 + 4 + 5 + 2
+
+
+def test_a_way_that_fails_says_why(images):
+    worker = Worker("grouped")
+    worker.send("prepare", Job(replace(SMALL, batch=0), "cpu", "fp32", images, 0.1, 100, None))
+    with pytest.raises(WayError, match=r"^\w+Error: "):
+        worker.receive(60)
+    assert not worker.process.is_alive()
+    worker.stop()  # once more does no harm
+    worker = Worker("grouped")
+    worker.process.kill()
+    worker.send("drop")
+    with pytest.raises(WayError, match="its process ended"):
+        worker.receive(60)
 
 
 # ── the command ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -159,8 +159,8 @@ class Serial(OnDevice):
         return loss[None], logits[None]
 
     def warm_up(self) -> None:
-        self.step()
         if self.device.type != "cuda":
+            self.step()
             return
         stream = torch.cuda.Stream(self.device)
         stream.wait_stream(torch.cuda.current_stream(self.device))

@@ -74,8 +74,10 @@ class ConvNet(nn.Module):
             statistics = getattr(self, f"mean{number}"), getattr(self, f"variance{number}")
             return F.batch_norm(x, *statistics, scale, shift, training=True)
         if x.is_cuda:  # there, torch wants all three in one type
-            return F.group_norm(x.float(), GROUPS, scale, shift).to(x.dtype)
-        return F.group_norm(x, GROUPS, scale, shift)
+            normalised = F.group_norm(x.float(), GROUPS, scale, shift).to(x.dtype)
+        else:
+            normalised = F.group_norm(x, GROUPS, scale, shift)
+        return normalised.contiguous(memory_format=torch.channels_last)  # as BatchNorm leaves it: the layouts are compared too
 
     def look_at_memory(self, x: Tensor) -> str:
         """The memory formats of what the norms put out for these images."""

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.speed import floor, grid
 from benchmarks.speed.aims import aims
 from benchmarks.speed.reading import Reading
-from benchmarks.speed.suite import PROCESSES_ON_A_GPU, SECONDS_A_TURN, SLOWEST_MEASURED_STEP, SLOWEST_STEP, TURNS
+from benchmarks.speed.suite import PROCESSES_ON_A_GPU, SECONDS_A_TURN, SLOWEST_CELL, SLOWEST_MEASURED_STEP, SLOWEST_STEP, TURNS
 
 OTHERS = {"serial": "strong serial", "processes": "k processes", "plain": "plain", "grouped": "grouped", "vmap": "vmap"}
 
@@ -24,8 +24,8 @@ def page(machine: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -
         head(machine, records.values()),
         "",
         f"`python -m benchmarks.speed`: {len(measured)} of {len(readings)} cells measured. Training images a second over all "
-        f"networks, the median of {TURNS} turns of {SECONDS_A_TURN:g} s that the ways of a cell take one after another; ratios "
-        "are of these medians.",
+        f"networks, the median of {TURNS} turns of {SECONDS_A_TURN:g} s that the ways of a cell take one after another "
+        f"(fewer where a cell takes over {SLOWEST_CELL:g} s); ratios are of these medians.",
         "",
         "## The aims, on this machine",
         "",

@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
@@ -156,14 +156,16 @@ class Suite:
     def _turn(self, names: list[str]) -> dict[str, float]:
         """One turn of one way; the rates of processes that run at once are added."""
         for name in names:
-            self.workers[name].send("turn", self.pace.seconds_a_turn)
+            self._worker(name).send("turn", self.pace.seconds_a_turn)
         answers = self._receive(names)
         return {key: sum(answer[key] for answer in answers) for key in answers[0]}
 
     def _drop(self, names: list[str]) -> None:
+        """Also waits until they have started; one that cannot shall say so when it is asked to prepare."""
         for name in names:
-            if name in self.workers:
-                self._ask(name, "drop")
+            with suppress(WayError):
+                if name in self.workers:
+                    self._ask(name, "drop")
 
     def _ask(self, name: str, *message: Any) -> dict[str, Any]:
         self._worker(name).send(*message)
@@ -183,8 +185,7 @@ class Suite:
                 answers.append(self.workers[name].receive(PATIENCE))
             except WayError as problem:
                 problems.append(problem)
-                if not self.workers[name].process.is_alive():
-                    del self.workers[name]
+                del self.workers[name]  # a new one when it is next asked
         if problems:
             raise problems[0]
         return answers
@@ -230,10 +231,7 @@ class Figures:
             begun = time.monotonic()
             if longest and begun + longest > deadline:
                 return
-            try:
-                record = measure()
-            except WayError as problem:
-                record = {"not_measured": str(problem)}
+            record = measure()
             longest = max(longest, time.monotonic() - begun)
             self.records[name] = {"date": str(date.today()), **record}
             partial = self.file.with_suffix(".partial")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import signal
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -48,23 +49,25 @@ class Worker:
         theirs.close()
 
     def send(self, command: str, *arguments: Any) -> None:
-        self.pipe.send((command, *arguments))
+        with suppress(OSError):  # it died: ``receive`` says so
+            self.pipe.send((command, *arguments))
 
     def receive(self, patience: float) -> dict[str, Any]:
         """The answer to the last command.
 
         Raises:
-            WayError: the way failed, died, or gave no answer within ``patience`` seconds; the process is ended then.
+            WayError: the way failed, died, or gave no answer within ``patience`` seconds; the process is ended then, because
+                what it leaves on a device may be broken.
         """
+        answer: dict[str, Any] = {"error": f"over {patience:.0f} s"}
         try:
-            if not self.pipe.poll(patience):
-                self.stop()
-                raise WayError(f"over {patience:.0f} s")
-            answer: dict[str, Any] = self.pipe.recv()
+            if self.pipe.poll(patience):
+                answer = self.pipe.recv()
         except (EOFError, OSError):
-            self.stop()
-            raise WayError(f"its process ended (exit code {self.process.exitcode})") from None
+            self.process.join(1)
+            answer = {"error": f"its process ended (exit code {self.process.exitcode})"}
         if "error" in answer:
+            self.stop()
             raise WayError(answer["error"])
         return answer
 
@@ -114,7 +117,7 @@ def serve(pipe: Connection, way: str) -> None:
         except Exception as problem:
             answer = {"error": _in_one_line(problem)}
             loop = None
-        if loop is None or loop.frees_memory:  # the other ways need it
+        if command == "prepare" or loop is None or loop.frees_memory:  # the other ways need it
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
