@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from allelse import stats
+from allelse.design import ordered
 from allelse.report.findings import Findings, finite, seeds_text
 from allelse.report.layout import MOST_PANELS, MOST_SERIES, Layout, choose, combinations_of, few, whole_arm
 from allelse.report.shapes import Chart, Figure, Line, Mark, Panel, Row, Rows, Words
-from allelse.stats.contrasts import ordered
 
 WAYS = (("accuracy_running", "running"), ("accuracy_recalibrated", "recalibrated"), ("accuracy_batch", "batch statistics"))
 """The three evaluations of a normalisation, by metric."""

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from allelse.design import ordered
 from allelse.report.findings import Findings, seeds_text
 from allelse.report.layout import MOST_PANELS, MOST_SERIES, choose, combinations_of, few, whole_arm
 from allelse.report.shapes import Chart, Line, Panel, Words
-from allelse.stats.contrasts import ordered
 from allelse.stats.effects import Floats
 
 

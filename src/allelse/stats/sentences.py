@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from allelse.claims import Claim, arm_text
+from allelse.claims import Claim
+from allelse.design import arm_text
 from allelse.records import METRICS
 from allelse.stats.contrasts import Contrast
 
@@ -36,10 +37,11 @@ def p_text(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def failed_runs(trouble_from_arm: Mapping[str, Mapping[str, int]], seeds: int) -> str:
+def failed_runs(trouble_from_arm: Mapping[str, Mapping[str, int]], seeds_from_arm: Mapping[str, int]) -> str:
     """The reason of a claim whose runs are not all there: what happened to how many seeds of which arm."""
     texts = []
     for arm, problems in trouble_from_arm.items():
+        seeds = seeds_from_arm[arm]
         counts = [f"{count} of {seeds} seeds {_happened(problem, count)}" for problem, count in problems.items()]
         texts.append(f"{' and '.join(counts)} in {arm}")
     more = len(texts) - ARMS_NAMED
