@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "allelse"
 FILES = sorted(SOURCE.rglob("*.py"))
 ROOMS_FROM_FLOOR = {
     0: {"records", "errors"},
-    1: {"seeds", "recipe", "design", "claims", "messages", "blocks", "models", "data", "store", "stats", "report"},
+    1: {"seeds", "recipe", "design", "claims", "messages", "blocks", "models", "data", "store", "stats", "tuning", "report"},
     2: {"study", "plan", "engine"},
     3: {"launch"},
     4: {"cli", "api", "__init__"},
@@ -25,8 +25,9 @@ SAME_FLOOR = {  # importing room: rooms of its own floor that it needs
     "data": {"seeds"},
     "models": {"blocks", "recipe", "seeds"},
     "plan": {"study"},
-    "report": {"claims", "design", "stats", "store"},
+    "report": {"claims", "design", "stats", "store", "tuning"},
     "stats": {"claims", "design"},
+    "tuning": {"design", "store"},
 }
 WITHOUT_TORCH = {
     "records",

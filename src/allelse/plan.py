@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from math import ceil, prod
 from typing import Any
 
@@ -98,8 +99,10 @@ def make_plan(study: Study, dataset_from_arm: Callable[[Arm], data.Dataset], mea
                 partial(_most_worth_measuring, arm, dataset, len(runs)),
             )
         replicas, rate = choice_from_work[work]
-        for pack in _cut(runs, ceil(len(runs) / replicas)):
-            planned.append(PlannedPack(pack, rate, _seconds(arm, dataset, len(pack.runs), rate)))
+        # What an arm has beyond the study's seeds is packed by itself, so that pairs are packed alike there too.
+        for part in (runs[: len(study.seeds)], runs[len(study.seeds) :]):
+            for pack in _cut(part, ceil(len(part) / replicas)):
+                planned.append(PlannedPack(pack, rate, _seconds(arm, dataset, len(pack.runs), rate)))
     return Plan(tuple(planned))
 
 
@@ -198,8 +201,8 @@ def _cut(runs: tuple[RunSpec, ...], packs: int) -> Iterator[Pack]:
 
 
 def _runs_by_arm(study: Study) -> list[tuple[RunSpec, ...]]:
-    runs = list(study.runs())
-    return [tuple(runs[first : first + len(study.seeds)]) for first in range(0, len(runs), len(study.seeds))]
+    runs = study.runs()
+    return [tuple(islice(runs, len(arm.seeds))) for arm in study.arms]
 
 
 def _seconds(arm: Arm, dataset: data.Dataset, replicas: int, rate: float | None) -> float:

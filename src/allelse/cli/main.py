@@ -99,7 +99,9 @@ def plan(
 
     loaded = study.load(study_name, quick=quick, seeds=seeds, changes=changes or ())
     torch_device = engine.find_device(device)
-    tables.show_plan(loaded, plan_study(loaded, torch_device), dataset_of, engine.describe_device(torch_device))
+    tuning_plan = plan_study(study.tuning_study(loaded), torch_device) if loaded.tune else None
+    planned = plan_study(loaded, torch_device)
+    tables.show_plan(loaded, planned, tuning_plan, dataset_of, engine.describe_device(torch_device))
 
 
 @app.command()
@@ -153,15 +155,15 @@ def results(
 ) -> None:
     """What came out: n, mean, sd and 95 % interval of each arm, or every run. Parquet goes to stdout, which must be a file."""
     from allelse import store
-    from allelse.cli import tables
+    from allelse.cli import tables, tuning
 
     with store.read(folder) as opened:
-        if opened.plan is None:
-            raise StoreError(f"{folder}: nothing is planned yet: it was stopped while measuring; run it again")
+        if opened.plan is None and not (runs and opened.tuning_part and opened.tuning_part.plan):
+            raise StoreError(f"{folder}: nothing is planned yet: it was stopped while measuring or tuning; run it again")
         if output == "table" and not runs:
             tables.show_results(opened, metric)
         else:
-            frame = opened.table(timing=timing) if runs else tables.arms(opened, metric)
+            frame = tuning.runs(opened, timing=timing) if runs else tables.arms(opened, metric)
             tables.write(frame, output, opened)
 
 

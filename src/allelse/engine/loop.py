@@ -31,6 +31,7 @@ from allelse.engine.device import compute_dtype, describe_device, sum_dtype
 from allelse.engine.evaluate import Score, evaluate, evaluate_three_ways, moments, scatter_of_batch_means
 from allelse.engine.optim import build_optimizer, learning_rates
 from allelse.engine.probes import BATCHES_FOR_NOISE, Probe, probe_steps, summarise
+from allelse.engine.scores import final_scores
 from allelse.models import Network, build_network, initialise, stacked_parameters
 from allelse.records import Pack, Provenance, RunResult
 from allelse.seeds import stream
@@ -238,7 +239,7 @@ class Training:
     def _result(self, replica: int, scores: dict[str, Score], timing: dict[str, float]) -> RunResult:
         last = self.history[replica][-1]
         metrics = {name: value for name, value in last.items() if name != "lr"}
-        metrics["accuracy"] = last["test_accuracy"]
+        metrics.update(final_scores(self.history[replica]))
         for way, score in scores.items():
             metrics[f"accuracy_{way}"] = float(score.accuracy[replica])
             metrics[f"loss_{way}"] = float(score.loss[replica])

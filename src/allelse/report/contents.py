@@ -26,6 +26,7 @@ from allelse.report.tables import (
     probe_legend,
     probe_table,
     trouble_table,
+    tuning_table,
     value,
 )
 from allelse.stats.sentences import is_accuracy, p_text
@@ -60,6 +61,8 @@ class Contents:
     cards: tuple[Card, ...]
     arms: Table | None
     arm_notes: tuple[str, ...]
+    tuning: Table | None
+    tuning_notes: tuple[str, ...]
     figures: tuple[Figure, ...]
     mechanism_notes: tuple[str, ...]
     evaluations: Table | None
@@ -93,6 +96,8 @@ def contents(findings: Findings) -> Contents:
         cards=tuple(_card(findings, verdict) for verdict in findings.verdicts),
         arms=arm_table(findings),
         arm_notes=tuple(_arm_notes(findings)),
+        tuning=tuning_table(findings),
+        tuning_notes=tuple(_tuning_notes(findings)),
         figures=tuple(figure for figure in figures if figure.words.name not in MECHANISM),
         mechanism_notes=tuple(_mechanism_notes(findings)),
         evaluations=evaluation_table(findings),
@@ -119,9 +124,10 @@ def _state(findings: Findings) -> str:
     if not counts:
         return "No run is planned yet."
     shown = ", ".join(f"{counts[status]} {status}" for status in ("done", "diverged", "failed", "pending") if counts[status])
-    seeds = len(findings.definition.get("seeds", []))
+    fewest, most = min(findings.seeds_from_arm.values()), max(findings.seeds_from_arm.values())
+    seeds = _count(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
     where = " and ".join(findings.machines)
-    planned = f"{_count(len(findings.arms), 'arm')} × {_count(seeds, 'seed')}: {_count(len(findings.runs), 'run')}, {shown}"
+    planned = f"{_count(len(findings.arms), 'arm')} × {seeds}: {_count(len(findings.runs), 'run')}, {shown}"
     return planned + (f"; trained on {where}." if where else ".")
 
 
@@ -180,7 +186,7 @@ def _unit(findings: Findings, verdict: stats.Verdict) -> str:
 
 
 def _arm_notes(findings: Findings) -> list[str]:
-    notes = []
+    notes = [f"Declared of the arms: {note}." for note in findings.definition.get("notes", [])]
     declared = findings.definition.get("references", [])
     if findings.definition.get("quick") and declared:
         notes.append(
@@ -203,6 +209,17 @@ def _arm_notes(findings: Findings) -> list[str]:
             "These are one network under several names."
         )
     return notes
+
+
+def _tuning_notes(findings: Findings) -> list[str]:
+    """The budget of the tuning and what to mind, or how far it is."""
+    if findings.tuning:
+        return [f"{line[0].upper()}{line[1:]}." for line in (findings.tuning.budget(), *findings.tuning.warnings())]
+    if tune := findings.definition.get("tune"):
+        counts = Counter(run.status for run in findings.tuning_runs)
+        shown = ", ".join(f"{count} {status}" for status, count in counts.items()) or "none is planned yet"
+        return [f"{tune['key']} is tuned before the comparison: {_count(len(findings.tuning_runs), 'run')}, {shown}."]
+    return []
 
 
 # ── mechanism ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from allelse import stats
 from allelse.claims import Claim, check_claims
+from allelse.design import Design
 from allelse.errors import StudyError
 from allelse.stats.runs import Runs
 from allelse.store import Store
@@ -31,7 +32,7 @@ def judge(store: Store) -> list[stats.Verdict]:
 def judge_table(definition: Mapping[str, Any], table: pd.DataFrame) -> list[stats.Verdict]:
     """As ``judge``, from ``Store.definition`` and ``Store.table()``."""
     declared = definition.get("claims", [])
-    levels = definition.get("factors", {})
+    levels = design_of(definition)
     if table.empty:
         return [_undecided(raw, "no run is planned yet") for raw in declared]
     runs = Runs(table, list(levels))
@@ -53,6 +54,13 @@ def judge_table(definition: Mapping[str, Any], table: pd.DataFrame) -> list[stat
                 why_not[number] = f"{NOT_ASKED}: no finished run has the metric {claim.metric!r}"
     found = iter(stats.verdicts(asked, table, definition.get("alpha", 0.05), levels) if asked else [])
     return [_undecided(raw, why_not[number]) if number in why_not else next(found) for number, raw in enumerate(declared)]
+
+
+def design_of(definition: Mapping[str, Any]) -> Design:
+    """Which combinations of levels are arms, as it was declared."""
+    return Design(
+        definition.get("factors", {}), [arm["levels"] for arm in definition["arms"]] if "arms" in definition else None
+    )
 
 
 def _is_measured(runs: Runs, metric: str) -> bool:

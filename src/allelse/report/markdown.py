@@ -44,6 +44,8 @@ def _blocks(told: Contents) -> Iterator[str]:
     yield "## Arms"
     yield from _table(told.arms) if told.arms else ("No run has a result yet.",)
     yield from map(escape, told.arm_notes)
+    yield from _table(told.tuning)
+    yield from map(escape, told.tuning_notes)
     if told.figures:
         yield "## Figures"
         yield from _figures(told.figures)

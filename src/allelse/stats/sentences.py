@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from allelse.claims import Claim
 from allelse.design import arm_text
-from allelse.records import METRICS
+from allelse.records import CHOSEN_ON_TEST, METRICS
 from allelse.stats.contrasts import Contrast
 
 if TYPE_CHECKING:
@@ -20,6 +20,12 @@ ARMS_NAMED = 3
 def is_accuracy(metric: str) -> bool:
     """Whether a metric is in percent, so that its differences are percentage points."""
     return METRICS.get(metric, "").startswith("percent")
+
+
+def metric_text(metric: str) -> str:
+    """A metric in words, with a warning where it is chosen on the test split."""
+    warning = " (chosen on the test split: optimistic)" if metric in CHOSEN_ON_TEST else ""
+    return metric.replace("_", " ") + warning
 
 
 def number(value: float, metric: str, signed: bool = False) -> str:
@@ -99,7 +105,7 @@ def _which(found: Verdict, alpha: float) -> str:
 
 
 def _finding(claim: Claim, contrast: Contrast, part: Part) -> str:
-    metric = claim.metric.replace("_", " ")
+    metric = metric_text(claim.metric)
     at = f" at {contrast.at}" if contrast.at else ""
     if part.estimate is None:
         return f"no seed has all the runs that this {metric} needs{at}"
