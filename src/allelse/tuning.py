@@ -79,11 +79,11 @@ class Tuning:
         values = ", ".join(f"{tried.value:g}" for tried in self.choices[0].tried)
         each = f"for each {' and '.join(self.per)}" if self.per else "once for all arms"
         diverged = sum(tried.diverged for choice in self.choices for tried in choice.tried)
-        lost = f", {diverged} diverged" if diverged else ""
+        lost, plural = f", {diverged} diverged" if diverged else "", "" if self.epochs == 1 else "s"
         return (
             f"{self.key} was tuned before the comparison, {each}, from {values}: {self.runs} tuning runs ({self.seeds} seeds "
-            f"of their own, up to {self.epochs} epochs{lost}), {self.images:,} images trained; {self.metric} of the last epoch "
-            f"chose, and the test split was not looked at"
+            f"of their own, up to {self.epochs} epoch{plural}{lost}), {self.images:,} images trained; {self.metric} of the "
+            f"last epoch chose, and the test split was not looked at"
         )
 
     def warnings(self) -> list[str]:

@@ -158,6 +158,7 @@ def show_results(store: Store, metric: str = "accuracy") -> None:
     summary = arms(store, metric) if {"done", "diverged", "failed"} & set(statuses) else None
     console.print(f"{definition['name']}: {definition['question']}", style="bold")
     if summary is None:
+        tuning.show(console, store)
         console.print(f"nothing is finished yet ({len(statuses)} runs planned)")
         return
     references = [reference for reference in definition["references"] if metric == "accuracy" and not definition["quick"]]
@@ -224,23 +225,28 @@ def write(frame: pd.DataFrame, output: str, store: Store) -> None:
 
 
 def _show_runs(frame: pd.DataFrame, definition: Mapping[str, Any]) -> None:
-    console, tune = _console(), definition.get("tune")
-    factors = [*definition["factors"], *([tune["key"]] if tune else [])]
-    numbers = {"seed": "seed", "accuracy": "accuracy", "seconds_train": "train s", "images_per_second": "img/s"}
+    console, tune, factors = _console(), definition.get("tune"), list(definition["factors"])
     if tune:
-        numbers |= {tune["metric"]: tune["metric"].replace("_", " ")}
+        tried, frame = frame[frame["purpose"] == "tuning"], frame[frame["purpose"] == "comparison"]
+        factors.append(tune["key"])
+        console.print(f"tuning runs, by {tune['metric']}")
+        _print_runs(console, tried, factors, {"seed": "seed", tune["metric"]: "validation"})
+        console.print("\nruns of the comparison")
+    numbers = {"seed": "seed", "accuracy": "accuracy", "seconds_train": "train s", "images_per_second": "img/s"}
+    _print_runs(console, frame, factors, numbers)
+    console.print("\nevery metric of every run: --runs --format csv, json or parquet")
+
+
+def _print_runs(console: Console, frame: pd.DataFrame, factors: Sequence[str], numbers: Mapping[str, str]) -> None:
     numbers = {column: heading for column, heading in numbers.items() if column in frame}
-    purpose = ["purpose"] if tune else []
-    table = _table("run", *purpose, *map(short, factors), "status", *numbers.values(), numbers=numbers.values())
+    table = _table("run", *map(short, factors), "status", *numbers.values(), numbers=numbers.values())
     for row in frame.to_dict("records"):
         values = (str(row[column]) if column == "seed" else _number(row[column]) for column in numbers)
-        levels = (level_text(row.get(factor)) for factor in factors)
-        table.add_row(row["run"], *(row[column] for column in purpose), *levels, row["status"], *values)
+        table.add_row(row["run"], *(level_text(row.get(factor)) for factor in factors), row["status"], *values)
     console.print(table)
     for row in frame.to_dict("records"):
         if row["status"] in ("diverged", "failed"):
             console.print(f"{row['run']} {row['status']}: {row['error']}")
-    console.print("\nevery metric of every run: --runs --format csv, json or parquet")
 
 
 def as_json(rows: list[dict[str, Any]]) -> str:

@@ -23,7 +23,7 @@ def show_plan(console: Console, tune: Tune, plan: Plan) -> None:
     runs = sum(len(planned.pack.runs) for planned in plan.packs)
     each = f"for each {' and '.join(tune.per)}" if tune.per else "once for all arms"
     values = ", ".join(f"{value:g}" for value in sorted(tune.values))
-    epochs = f" of {tune.epochs} epochs" if tune.epochs else ""
+    epochs = f" of {tune.epochs} epoch{'' if tune.epochs == 1 else 's'}" if tune.epochs else ""
     console.print(f"\nTuned before the comparison, on validation images: {tune.key}")
     console.print(f"  {each}, one of {values} by {tune.metric} of the last epoch")
     console.print(f"  {runs} more runs{epochs}, with {tune.seeds} seeds of their own: about {duration(plan.seconds)} more")
@@ -59,10 +59,9 @@ def runs(store: Store, *, timing: bool = False) -> pd.DataFrame:
         tuning = Tuning.from_json(store.tuning)
         chosen = [tuning.choice_for(run.arm).value for run in store.runs()]
         frame.insert(frame.columns.get_loc("seed"), tuning.key, chosen)
-    tried = part.table(timing=timing)
-    parts = [
-        one.assign(purpose=purpose).astype({"accuracy": float})
-        for one, purpose in ((tried, "tuning"), (frame, "comparison"))
-        if len(one)
-    ]
+    parts = []
+    for one, purpose in ((part.table(timing=timing), "tuning"), (frame, "comparison")):
+        if len(one):
+            one.insert(1, "purpose", purpose)
+            parts.append(one.astype({"accuracy": float}))
     return pd.concat(parts, ignore_index=True) if parts else frame

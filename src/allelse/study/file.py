@@ -91,6 +91,12 @@ class Tune(Part):
     per: Annotated[tuple[str, ...], Listed] | None = None
     """factors: arms with the same levels of these share one choice; every arm has its own when left out"""
 
+    @model_validator(mode="after")
+    def _epochs_once(self) -> Tune:
+        if self.key == "epochs" and self.epochs is not None:
+            raise ValueError("epochs is the number that is tuned; leave epochs out")
+        return self
+
 
 class Quick(Part):
     """What ``--quick`` changes: recipe keys, the number of seeds, levels of factors, and the tables for some arms."""
