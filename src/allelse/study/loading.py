@@ -125,7 +125,7 @@ def _check_declared(file: StudyFile, factors: Mapping[str, Factor], place: Place
             raise place.error(("exclude", number), f"no arm has {condition_text(condition)}, so this excludes nothing")
     left = [levels for levels in combined if not _is_excluded(file, levels)]
     if not left:
-        raise place.error(("exclude",), "every combination of levels is excluded; leave at least one")
+        raise place.error(("exclude", 0), "every combination of levels is excluded; leave at least one")
     for number, adjust in enumerate(file.adjust):
         check_condition(adjust.where, factors, ("adjust", number, "where"), place)
         if not any(matches(adjust.where, levels) for levels in left):
