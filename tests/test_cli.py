@@ -12,6 +12,7 @@ import pytest
 from study_support import PLAIN, TINY, allelse, changed, mistake, write_study
 
 from allelse import engine, store, study
+from allelse.records import Way
 
 
 @pytest.fixture(scope="module")
@@ -96,19 +97,33 @@ def test_plan_shows_arms_packs_time_and_what_differs(finished, monkeypatch):
     assert ended.code == 0
     lines = [" ".join(line.split()) for line in ended.out.splitlines()]
     assert lines[0] == "tiny: Is ReLU above sigmoid?"
-    assert lines[1] == "activation parameters lr packs computed img/s time"
+    assert lines[1] == "activation parameters lr packs img/s time"
     # 4·9 + 4 convolution, 4 + 4 norm, 4·10 + 10 head
-    assert lines[3:5] == ["sigmoid 98 0.01 2×1 grouped 2,000,000 0 s", "relu 98 0.01 2×1 grouped 2,000,000 0 s"]
+    assert lines[3:5] == ["sigmoid 98 0.01 2×1 2,000,000 0 s", "relu 98 0.01 2×1 2,000,000 0 s"]
     assert "model.activation.name: sigmoid, relu" in lines
     assert any(line.startswith("4 runs in 2 packs on ") for line in lines)
+    assert "packs are computed in one way: grouped" in lines
     assert width(ended.out) <= 80
+
+
+def test_plan_shows_how_packs_are_computed(finished, monkeypatch):
+    from allelse.launch import local
+
+    ways = (Way("grouped", True), Way("im2col", True))
+    monkeypatch.setattr(engine, "ways", lambda device, graphs: ways)
+
+    def rate(self, pack):
+        return 1e6 if len(pack.runs) == 1 else 2e6 if pack.way == ways[1] else None
+
+    monkeypatch.setattr(local.Speeds, "images_per_second", rate)
+    lines = [" ".join(line.split()) for line in allelse("plan", finished[0]).out.splitlines()]
+    assert "packs are computed in one way: im2col + graph" in lines
 
 
 def test_runs_can_be_trained_alone_and_without_graphs(finished, tmp_path):
     file, out, _ = finished
     ended = allelse("plan", file, "--device", "cpu", "--no-pack", "--no-graph")
     assert "4 runs in 4 packs on " in ended.out
-    assert " serial " in ended.out
     assert allelse("run", file, "--device", "cpu", "--no-pack", "--out", tmp_path / "alone").code == 0
     assert len(packs(tmp_path / "alone")) == 4
     said = mistake("run", file, "--device", "cpu", "--no-graph", "--out", out)
@@ -203,7 +218,7 @@ def test_levels_of_several_types_in_one_factor_can_be_written_in_every_format(tm
 
 def test_results_of_another_metric_and_of_one_that_is_not_there(finished):
     ended = allelse("results", finished[1], "--metric", "train_loss")
-    assert "train_loss: each in the metric's own unit" in ended.out
+    assert "train_loss: nats a training image, last epoch" in ended.out
     assert "published" not in ended.out
     told = mistake("results", finished[1], "--metric", "train_los")
     assert told.startswith("metric 'train_los' is not among the results; did you mean 'train_loss'? allowed: accuracy, ")

@@ -42,7 +42,7 @@ def noisy(arm, seed):
 
 def test_the_numeric_factor_with_most_levels_goes_on_the_x_axis():
     layout = choose({"norm": ["a", "b"], "lr": [1, 2], "batch": [2, 4, 8], "seedless": [7]})
-    assert (layout.x, layout.scale, layout.series, layout.panels) == ("batch", "log2", "norm", ("lr",))
+    assert (layout.x, layout.scale, layout.series, layout.panels) == ("batch", "log2", ("norm",), ("lr",))
 
 
 def test_levels_that_double_get_a_logarithmic_axis():
@@ -55,6 +55,43 @@ def test_levels_that_double_get_a_logarithmic_axis():
 
 def test_truth_values_are_no_numbers_for_an_axis():
     assert choose({"affine": [True, False]}).x is None
+
+
+def partly(tmp_path, groups):
+    """Findings of a study whose group norm alone has groups, and whose norm 'none' has no arm at depth 1."""
+    levels = [{"norm": "batch"}, *({"norm": "group", "groups": number} for number in groups), {"norm": "none"}]
+    arms = [{**one, "depth": depth} for one in levels for depth in (1, 2, 4) if (one["norm"], depth) != ("none", 1)]
+    described = definition(factors={"norm": ["batch", "group", "none"], "groups": groups, "depth": [1, 2, 4]}, claims=[])
+    described["arms"] = [{"levels": arm, "recipe": {"epochs": 2, "arm": arm}} for arm in arms]
+    return findings_of(tmp_path / f"{len(groups)}", described, accuracy=lambda arm, seed: 50.0 + arm["depth"] + seed / 10)
+
+
+def test_a_factor_that_only_some_arms_have_makes_more_series_and_no_arm_is_made_up(tmp_path):
+    findings = partly(tmp_path, [1, 4])
+    figures = {figure.words.name: figure for figure in compute_figures(findings)}
+    (panel,) = figures["accuracy"].panels
+    assert [line.label for line in panel.lines] == ["batch", "group, groups 1", "group, groups 4", "none"]
+    assert [line.x for line in panel.lines] == [(1.0, 2.0, 4.0)] * 3 + [(2.0, 4.0)]
+    assert panel.lines[0].mean == pytest.approx((51.2, 52.2, 54.2))
+    assert [[line.label for line in panel.lines if not line.faint] for panel in figures["learning-curves"].panels] == [
+        ["batch", "group, groups 1", "group, groups 4"],
+        *[["batch", "group, groups 1", "group, groups 4", "none"]] * 2,
+    ]
+    assert [row.label for row in figures["differences"].rows][:3] == [
+        "group, groups 1 − batch, depth 1",
+        "group, groups 1 − batch, depth 2",
+        "group, groups 1 − batch, depth 4",
+    ]
+    assert len(figures["differences"].rows) == 8
+
+
+def test_many_levels_of_such_a_factor_make_panels(tmp_path):
+    findings = partly(tmp_path, [1, 2, 4, 8, 16, 32])
+    (accuracy,) = [figure for figure in compute_figures(findings) if figure.words.name == "accuracy"]
+    assert accuracy.panels[0].title == ""
+    assert [line.label for line in accuracy.panels[0].lines] == ["batch", "none"]
+    assert accuracy.panels[1].title == "groups 2"
+    assert "panels are in the table of arms only" in accuracy.words.caption
 
 
 def test_few_keeps_both_ends():

@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "allelse"
 FILES = sorted(SOURCE.rglob("*.py"))
 ROOMS_FROM_FLOOR = {
     0: {"records", "errors"},
-    1: {"seeds", "recipe", "claims", "messages", "blocks", "models", "data", "store", "stats", "report"},
+    1: {"seeds", "recipe", "design", "claims", "messages", "blocks", "models", "data", "store", "stats", "tuning", "report"},
     2: {"study", "plan", "engine", "explanation"},
     3: {"launch"},
     4: {"cli", "api", "__init__", "__main__"},
@@ -21,15 +21,23 @@ ROOMS_FROM_FLOOR = {
 FLOOR = {room: floor for floor, rooms in ROOMS_FROM_FLOOR.items() for room in rooms}
 SAME_FLOOR = {  # importing room: rooms of its own floor that it needs
     "blocks": {"recipe"},
-    "claims": {"recipe"},
+    "claims": {"design", "recipe"},
     "data": {"seeds"},
     "explanation": {"engine", "plan", "study"},
     "models": {"blocks", "recipe", "seeds"},
     "plan": {"study"},
-    "report": {"claims", "stats", "store"},
-    "stats": {"claims"},
+    "report": {"claims", "design", "stats", "store", "tuning"},
+    "stats": {"claims", "design"},
+    "tuning": {"design", "store"},
 }
-WITHOUT_TORCH = {"records", "errors", "seeds", "recipe", "claims", "messages", "data", "store", "stats", "report", "study"}
+WITHOUT_TORCH = {
+    *("records", "errors", "seeds", "recipe", "design", "claims", "messages", "data"),
+    *("store", "stats", "tuning", "report", "study"),
+}
+WITHOUT_TORCH = {
+    *("records", "errors", "seeds", "recipe", "design", "claims", "messages", "data"),
+    *("store", "stats", "tuning", "report", "study"),
+}
 NEVER_FROM_ENGINE = {"study", "plan", "store", "launch", "cli", "explanation"}
 
 

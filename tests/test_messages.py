@@ -43,8 +43,8 @@ def _here(tmp_path, monkeypatch):
 
 
 LEVELS = '"model.activation" = ["sigmoid", "relu"]'
-OF_LEVELS = "allowed: a list of levels, or a table of named levels with the keys each one sets"
-COLUMNS = "run, arm, seed, status, error, accuracy, n, mean, sd, low, high, diverged, failed, pending"
+OF_LEVELS = "allowed: a list of levels, a table of named levels with the keys each one sets, or { when = …, levels = … }"
+COLUMNS = "run, arm, seed, status, error, accuracy, purpose, n, mean, sd, low, high, diverged, failed, pending"
 
 
 @pytest.mark.parametrize(
@@ -239,6 +239,7 @@ COLUMNS = "run, arm, seed, status, error, accuracy, n, mean, sd, low, high, dive
             "accuracy = 50.0",
             'accuracy = 50.0\nmetric = "test_acuracy"',
             "line 33: references.1.metric: metric 'test_acuracy' is no accuracy; did you mean 'test_accuracy'? allowed: accuracy, "
+            "accuracy_best_epoch, accuracy_median_last_five, "
             "accuracy_running, accuracy_recalibrated, accuracy_batch, train_accuracy, test_accuracy, validation_accuracy",
         ),
     ],
@@ -286,7 +287,10 @@ def test_a_gain_that_is_not_known_is_found_on_the_line_of_the_init():
         (f"{PLAIN}\n[claims]\nid = 'x'\n", ", line 22: claims: {'id': 'x'}; allowed: a list in [brackets]"),
         (f"claims = ['x']\n{PLAIN}", ", line 1: claims.1: 'x'; allowed: a table of keys"),
         (f"references = 'x'\n{PLAIN}", ", line 1: references: 'x'; allowed: a list in [brackets]"),
-        (f"extra = 1\n{PLAIN}", ", line 1: extra: unknown key; allowed: study, recipe, factors, claims, references, quick"),
+        (
+            f"extra = 1\n{PLAIN}",
+            ", line 1: extra: unknown key; allowed: study, recipe, factors, exclude, adjust, tune, claims, references, quick",
+        ),
         ("[study]\nseeds = \n", ": not valid TOML: Invalid value (at line 2, column 9); mend the file there"),
         (
             b"\xff\xfe[\x00",

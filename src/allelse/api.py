@@ -19,6 +19,7 @@ from allelse.errors import AllelseError
 from allelse.report import compare, compute_figures, gather, judge, write_figures, write_report
 from allelse.study import Study
 from allelse.study import load as _load_study
+from allelse.tuning import Tuning
 
 
 def load(name_or_path: str | Path, *, quick: bool = False, seeds: int | None = None, changes: Sequence[str] = ()) -> Study:
@@ -89,6 +90,18 @@ class Results:
         """One row an arm: the factors, ``n``, ``mean``, ``sd``, ``low``, ``high`` (95 % t interval), and what is missing."""
         with store.read(self.folder) as opened:
             return stats.arm_table(opened.table(), list(opened.definition["factors"]), metric)
+
+    def tuning(self) -> pd.DataFrame:
+        """One row a value tried for the tuned number: the factors, ``value``, ``mean`` of the metric, ``n``, ``chosen``."""
+        with store.read(self.folder) as opened:
+            settled = opened.tuning
+        choices = Tuning.from_json(settled).choices if settled else ()
+        rows = [
+            {**choice.levels, "value": tried.value, "mean": tried.mean, "n": tried.n, "chosen": tried.value == choice.value}
+            for choice in choices
+            for tried in choice.tried
+        ]
+        return pd.DataFrame(rows)
 
     def verdicts(self) -> pd.DataFrame:
         """One row a claim: its ``id``, what it ``says``, its ``verdict`` with estimate, interval, p, n and sentence."""

@@ -1,19 +1,23 @@
 """Claims: statements declared before running, as frozen pydantic models. Raw TOML values in, ``Claim`` out; no torch.
 
 A claim names arms by factor and level. Every factor with more than one level must be settled by the claim: fixed by ``where``,
-``a``/``b`` or ``arm``, run through by ``along``, or asked for at each level by ``for_each``. ``check_claims`` holds the claims
-against a study's factors; what a margin or a slug may be is held by the models themselves (pydantic's ``ValidationError``).
+``a``/``b`` or ``arm``, run through by ``along``, or asked for at each level by ``for_each``. What ``where``, ``along`` and
+``for_each`` say holds for the arms that have the factor; levels at which the study has no such arm are left out.
+``check_claims`` holds the claims against a study's design; what a margin or a slug may be is held by the models themselves
+(pydantic's ``ValidationError``).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import Annotated, Literal, Union
 
 from pydantic import Field, model_validator
 
+from allelse.design import Design, arm_key, arm_text, is_number, level_key, level_text, ordered
 from allelse.errors import StudyError, did_you_mean
 from allelse.recipe import NonNegative, Part, Positive
 
@@ -110,52 +114,90 @@ class Best(_Claim):
 Claim = Annotated[Union[Higher, Within, Trend, Monotone, Stable, Best], Field(discriminator="kind")]
 
 
-def level_key(level: object) -> tuple[str, object]:
-    """What makes two levels the same: ``8`` and ``8.0`` are, ``1`` and ``true`` are not. NumPy scalars count as Python's."""
-    plain = level.item() if hasattr(level, "item") else level
-    if isinstance(plain, bool):
-        return ("bool", plain)
-    return ("number", float(plain)) if isinstance(plain, (int, float)) else ("text", str(plain))
+@dataclass(frozen=True)
+class Setting:
+    """What a claim compares at one level of ``for_each``, or altogether where it has none."""
+
+    at: LevelFromFactor
+    """the level of ``for_each``"""
+    rows: tuple[tuple[LevelFromFactor, Mapping[str, Mapping[str, Level]]], ...]
+    """the level of ``along``, from low to high, and the arms by the key that names them: ``a`` and ``b``; ``arm`` and
+    ``other``, one row for each other; or the arm alone, under an empty key"""
+    missing: tuple[str, ...]
+    """levels at which the study has no such arm, and why"""
 
 
-def level_text(level: object) -> str:
-    """A level as a person reads it and TOML writes it, without quotes."""
-    plain = level.item() if hasattr(level, "item") else level
-    return str(plain).lower() if isinstance(plain, bool) else str(plain)
+def settings(claim: Claim, design: Design) -> list[Setting]:
+    """The arms that a claim compares.
+
+    Raises:
+        StudyError: a name fits several arms: a factor is left open.
+    """
+    each = [{claim.for_each: level} for level in design[claim.for_each]] if claim.for_each else [{}]
+    return [_setting(claim, at, design) for at in each]
 
 
-def arm_text(arm: Mapping[str, object]) -> str:
-    """An arm as a person reads it: ``model.activation = relu, model.depth = 8``."""
-    return ", ".join(f"{factor} = {level_text(level)}" for factor, level in arm.items())
+def _setting(claim: Claim, at: LevelFromFactor, design: Design) -> Setting:
+    shared = {**claim.where, **at}
+    if claim.kind == "best":
+        arm, why = _meant(claim, "arm", claim.arm, shared, design)
+        others = [] if why else design.others(arm, list(claim.arm))
+        return Setting(at, tuple(({}, {"arm": arm, "other": other}) for other in others), (why,) if why else ())
+    along = claim.runs_along()
+    rows: list[tuple[LevelFromFactor, Mapping[str, Mapping[str, Level]]]] = []
+    missing: list[str] = []
+    for step in [{along: level} for level in ordered(design[along])] if along else [{}]:
+        found, reasons = {}, []
+        for key, named in (claim.arms() or {"": step}).items():
+            found[key], why = _meant(claim, key, named, {**shared, **step}, design)
+            reasons += [why] if why else []
+        if reasons:
+            missing.append(reasons[0])
+        elif along is None or any(along in arm for arm in found.values()):
+            rows.append((step, found))
+    return Setting(at, tuple(rows), tuple(missing))
 
 
-def speaks_of(levels: Mapping[str, object], arm: Mapping[str, object]) -> bool:
-    """Whether ``arm`` has all these levels; factors that they leave out stand for all their levels."""
-    return all(factor in arm and level_key(arm[factor]) == level_key(level) for factor, level in levels.items())
-
-
-def is_number(level: object) -> bool:
-    return level_key(level)[0] == "number"
+def _meant(
+    claim: Claim, key: str, named: Mapping[str, Level], shared: Mapping[str, Level], design: Design
+) -> tuple[Mapping[str, Level], str]:
+    """The one arm that is meant; an empty one and the reason where the study has none."""
+    found = design.find(named, shared)
+    if not found:
+        return {}, design.why_none(named, shared)
+    if len(found) > 1:
+        factor = next(factor for factor in design if len({level_key(arm.get(factor)) for arm in found}) > 1)
+        levels = dict.fromkeys(level_text(arm[factor]) for arm in found if factor in arm)
+        raise StudyError(
+            f"claim {claim.id!r}: {key + ' ' if key else ''}leaves factor {factor!r} open; fix it with "
+            f'where = {{ "{factor}" = LEVEL }} or ask for every level with for_each = "{factor}"; '
+            f"levels: {', '.join(levels)}"
+        )
+    return found[0], ""
 
 
 def check_claims(claims: Sequence[Claim], levels_from_factor: Mapping[str, Sequence[Level]]) -> None:
-    """Hold every claim against the study's factors.
+    """Hold every claim against the study's design.
 
     Arguments:
         claims: the study's claims.
-        levels_from_factor: the level labels of each factor, in the study's order.
+        levels_from_factor: the level labels of each factor, in the study's order; a ``Design`` where not all of their
+            combinations are arms.
 
     Raises:
         StudyError: one line with the claim's id, what is wrong and what is allowed: an id given twice, an unknown factor or
-            level, a factor settled twice or left open, ``a`` the same arm as ``b``, too few levels, a scale that does not fit.
+            level, a factor settled twice or left open, ``a`` the same arm as ``b``, too few levels, a scale that does not fit,
+            no arm left to compare.
     """
+    design = Design.of(levels_from_factor)
     for claim_id, count in Counter(claim.id for claim in claims).items():
         if count > 1:
             raise StudyError(f"claim {claim_id!r}: {count} claims have this id; give each its own")
     for claim in claims:
         _check_names(claim, levels_from_factor)
-        _check_settled_once(claim, levels_from_factor)
+        _check_settled_once(claim)
         _check_kind(claim, levels_from_factor)
+        _check_arms(claim, design)
 
 
 def _check_names(claim: Claim, levels_from_factor: Mapping[str, Sequence[Level]]) -> None:
@@ -177,29 +219,18 @@ def _check_names(claim: Claim, levels_from_factor: Mapping[str, Sequence[Level]]
                 )
 
 
-def _check_settled_once(claim: Claim, levels_from_factor: Mapping[str, Sequence[Level]]) -> None:
+def _check_settled_once(claim: Claim) -> None:
     shared = [*claim.where, *(factor for factor in (claim.runs_along(), claim.for_each) if factor is not None)]
-    for key, arm in (claim.arms() or {"": {}}).items():
-        settled = Counter([*shared, *arm])
-        for factor, count in settled.items():
+    for arm in (claim.arms() or {"": {}}).values():
+        for factor, count in Counter([*shared, *arm]).items():
             if count > 1:
                 raise StudyError(
                     f"claim {claim.id!r}: factor {factor!r} is settled twice; "
                     "allowed: once, by one of where, a/b, arm, along, for_each"
                 )
-        for factor, levels in levels_from_factor.items():
-            if factor not in settled and len(levels) > 1:
-                raise StudyError(
-                    f"claim {claim.id!r}: {key + ' ' if key else ''}leaves factor {factor!r} open; fix it with "
-                    f'where = {{ "{factor}" = LEVEL }} or ask for every level with for_each = "{factor}"; '
-                    f"levels: {', '.join(map(level_text, levels))}"
-                )
 
 
 def _check_kind(claim: Claim, levels_from_factor: Mapping[str, Sequence[Level]]) -> None:
-    arms = claim.arms()
-    if "b" in arms and _arm_key(arms["a"]) == _arm_key(arms["b"]):
-        raise StudyError(f"claim {claim.id!r}: a and b are the same arm ({arm_text(arms['a'])}); name two that differ")
     if (along := claim.runs_along()) is not None and len(levels_from_factor[along]) < 2:
         raise StudyError(f"claim {claim.id!r}: along {along!r} has 1 level; allowed: a factor with at least 2")
     if claim.kind == "best" and prod(len(levels_from_factor[factor]) for factor in claim.arm) < 2:
@@ -214,5 +245,19 @@ def _check_kind(claim: Claim, levels_from_factor: Mapping[str, Sequence[Level]])
                 )
 
 
-def _arm_key(arm: Mapping[str, object]) -> dict[str, tuple[str, object]]:
-    return {factor: level_key(level) for factor, level in arm.items()}
+def _check_arms(claim: Claim, design: Design) -> None:
+    found = settings(claim, design)
+    for arms in (arms for setting in found for _, arms in setting.rows):
+        if "b" in arms and arm_key(arms["a"]) == arm_key(arms["b"]):
+            raise StudyError(
+                f"claim {claim.id!r}: a and b are the same arm ({arm_text(claim.arms()['a'])}); name two that differ"
+            )
+    fewest = 1 if claim.runs_along() is None else 2
+    if not any(len(setting.rows) >= fewest for setting in found):
+        reasons = dict.fromkeys(reason for setting in found for reason in setting.missing)
+        why = next(iter(reasons), f"no arm that it names has factor {claim.runs_along()!r}")
+        raise StudyError(f"claim {claim.id!r}: nothing is left to compare: {why}; name arms that the study has")
+    compared = [arm for setting in found for _, arms in setting.rows for arm in arms.values()]
+    for key, factor in (*(("where", factor) for factor in claim.where), ("for_each", claim.for_each)):
+        if factor is not None and not any(factor in arm for arm in compared):
+            raise StudyError(f"claim {claim.id!r}: {key} names factor {factor!r}, which none of its arms has; leave it out")

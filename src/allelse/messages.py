@@ -52,8 +52,8 @@ class Origin:
     """the raw recipe that is being checked"""
     changes: Sequence[str]
     """``key=value`` texts from the command line"""
-    factor_from_key: Mapping[str, Path]
-    """where the factor stands that set a dotted key"""
+    moved: Mapping[str, Path]
+    """where the factor, the adjustment or the tuning stands that set a dotted key"""
     quick: Sequence[str]
     """keys that ``[quick]`` set"""
 
@@ -97,9 +97,10 @@ class Place:
         for change in origin.changes:
             if touches(change.partition("=")[0].strip()):
                 return StudyError(one_line(f"--set {change}: {key}: {message}"))
-        for moved, factor in origin.factor_from_key.items():
+        for moved, stands in origin.moved.items():
             if touches(moved):
-                return self.error(factor, f"a level of this factor: {key}: {message}")
+                what = "a level of this factor: " if "factors" in stands else ""
+                return self.error(stands, f"{what}{key}: {message}")
         for quick in origin.quick:
             if touches(quick):
                 return self.error(("quick", quick, *path[quick.count(".") + 1 :]), message)

@@ -127,9 +127,11 @@ def make_plan(
                 ways,
             )
         choice = choice_from_work[work]
-        for part in _cut(runs, ceil(len(runs) / choice.replicas)):
-            pack = Pack(part, choice.way)
-            planned.append(PlannedPack(pack, choice.rate, _seconds(arm, dataset, len(part), choice.rate)))
+        # What arms have beyond the study's seeds is packed by itself, so that pairs are packed alike there too.
+        for part in (*_by_seed(runs, study.seeds),):
+            for packed in _cut(part, ceil(len(part) / choice.replicas)):
+                pack = Pack(packed, choice.way)
+                planned.append(PlannedPack(pack, choice.rate, _seconds(arm, dataset, len(packed), choice.rate)))
     return Plan(tuple(planned))
 
 
@@ -169,6 +171,13 @@ def _runs_of_alike_arms(study: Study) -> list[tuple[Arm, tuple[RunSpec, ...]]]:
             del recipe[part][key]
         runs_from_recipe.setdefault(canonical_json(recipe), []).append(run)
     return [(arm_from_levels[canonical_json(runs[0].arm)], tuple(runs)) for runs in runs_from_recipe.values()]
+
+
+def _by_seed(runs: tuple[RunSpec, ...], seeds: Sequence[int]) -> Iterator[tuple[RunSpec, ...]]:
+    """The runs with the study's own seeds, and those beyond."""
+    for own in (True, False):
+        if part := tuple(run for run in runs if (run.seed in seeds) == own):
+            yield part
 
 
 def _measure_first(measure: Measure, runs: tuple[RunSpec, ...], size: int, way: Way) -> float | None:

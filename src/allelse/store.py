@@ -3,6 +3,9 @@
 An output folder holds ``study.sqlite`` (all of it, one file), ``checkpoints/`` (packs under way) and ``lock``. One process
 writes, any number read. The plan is stored before the first step, and each pack's results in one transaction, so whatever is
 killed at whatever moment, the folder holds whole results only.
+
+The runs of a study that tunes a number first stand apart from those of its comparison, with a plan of their own
+(``Store.tuning_part``); what they chose is stored before the comparison is planned.
 """
 
 from __future__ import annotations
@@ -34,6 +37,12 @@ CREATE TABLE runs (
 );
 CREATE INDEX runs_by_place ON runs (place);
 """
+TUNING_SCHEMA = """
+CREATE TABLE IF NOT EXISTS tuning_runs (
+    id TEXT PRIMARY KEY, place INTEGER NOT NULL, arm TEXT NOT NULL, seed INTEGER NOT NULL,
+    status TEXT NOT NULL DEFAULT 'pending', result TEXT
+)
+"""
 
 
 @dataclass(frozen=True)
@@ -51,9 +60,10 @@ class StoredRun:
 class Store:
     """An open output folder; ``read`` and ``write`` make one."""
 
-    def __init__(self, folder: Path, connection: sqlite3.Connection) -> None:
+    def __init__(self, folder: Path, connection: sqlite3.Connection, *, tuning: bool = False) -> None:
         self.folder = folder
         self._connection = connection
+        self._runs, self._plan = ("tuning_runs", "tuning plan") if tuning else ("runs", "plan")
 
     @property
     def definition(self) -> dict[str, Any]:
@@ -63,7 +73,22 @@ class Store:
     @property
     def plan(self) -> dict[str, Any] | None:
         """The plan as it was stored before the first step (``Plan.to_json``), or ``None`` when there is none yet."""
-        return self._meta("plan")
+        return self._meta(self._plan)
+
+    @property
+    def tuning_part(self) -> Store | None:
+        """The same folder's plan and runs of tuning, in an arm each with one level more, the number; None without tuning."""
+        return Store(self.folder, self._connection, tuning=True) if self.definition.get("tune") else None
+
+    @property
+    def tuning(self) -> dict[str, Any] | None:
+        """What the tuning runs chose (``tuning.Tuning.to_json``); ``None`` without tuning, and until it is settled."""
+        return self._meta("tuning")
+
+    def settle(self, tuning: Mapping[str, Any]) -> None:
+        """Store what the tuning runs chose; once, for good."""
+        with _explained(self.folder), self._connection:
+            self._connection.execute("INSERT INTO meta VALUES ('tuning', ?)", (canonical_json(tuning),))
 
     def checkpoint(self, pack: str) -> Path:
         """Where the pack of this id keeps its checkpoint."""
@@ -72,9 +97,9 @@ class Store:
     def begin(self, plan: Mapping[str, Any], runs: Iterable[tuple[str, Mapping[str, Any], int]]) -> None:
         """Store the plan and one pending row a run (id, arm, seed), in one transaction."""
         with _explained(self.folder), self._connection:
-            self._connection.execute("INSERT INTO meta VALUES ('plan', ?)", (json.dumps(plan),))
+            self._connection.execute("INSERT INTO meta VALUES (?, ?)", (self._plan, json.dumps(plan)))
             self._connection.executemany(
-                "INSERT INTO runs (id, place, arm, seed) VALUES (?, ?, ?, ?)",
+                f"INSERT INTO {self._runs} (id, place, arm, seed) VALUES (?, ?, ?, ?)",  # noqa: S608  (a name of ours)
                 [(run, place, json.dumps(dict(arm), ensure_ascii=False), seed) for place, (run, arm, seed) in enumerate(runs)],
             )
 
@@ -87,14 +112,16 @@ class Store:
         """Store the results of one pack, all of them or none."""
         with _explained(self.folder), self._connection:
             self._connection.executemany(
-                "UPDATE runs SET status = ?, result = ? WHERE id = ?",
+                f"UPDATE {self._runs} SET status = ?, result = ? WHERE id = ?",  # noqa: S608
                 [(result.status, canonical_json(result.to_json()), result.run) for result in results],
             )
 
     def runs(self) -> list[StoredRun]:
         """Every planned run, in the plan's order."""
         with _explained(self.folder):
-            rows = self._connection.execute("SELECT id, arm, seed, status, result FROM runs ORDER BY place").fetchall()
+            rows = self._connection.execute(
+                f"SELECT id, arm, seed, status, result FROM {self._runs} ORDER BY place"  # noqa: S608
+            ).fetchall()
         return [
             StoredRun(run, json.loads(arm), seed, status, RunResult.from_json(json.loads(result)) if result else None)
             for run, arm, seed, status, result in rows
@@ -103,16 +130,21 @@ class Store:
     def status_from_run(self) -> dict[str, str]:
         """The status of every run by id."""
         with _explained(self.folder):
-            return dict(self._connection.execute("SELECT id, status FROM runs ORDER BY place").fetchall())
+            return dict(
+                self._connection.execute(f"SELECT id, status FROM {self._runs} ORDER BY place").fetchall()  # noqa: S608
+            )
 
     def table(self, *, timing: bool = False) -> pd.DataFrame:
         """One row a run in the plan's order: ``run``, one column a factor, ``seed``, ``status``, ``error``, one a metric.
 
+        Where the arm of a run lacks a factor, its column holds None.
         With ``timing`` also what differs from one execution to the next: seconds, speed, device, versions, host.
         """
         rows = []
-        for run in self.runs():
-            row = {"run": run.id, **run.arm, "seed": run.seed, "status": run.status}
+        runs = self.runs()
+        factors = dict.fromkeys([*self.definition.get("factors", {}), *(factor for run in runs for factor in run.arm)])
+        for run in runs:
+            row = {"run": run.id, **{factor: run.arm.get(factor) for factor in factors}, "seed": run.seed, "status": run.status}
             row["error"] = run.result.error if run.result else None
             row["accuracy"] = None
             if run.result:
@@ -126,7 +158,11 @@ class Store:
                     )
                     row.update(vars(run.result.provenance) if run.result.provenance else {})
             rows.append(row)
-        return pd.DataFrame(rows)
+        frame = pd.DataFrame(rows)
+        for factor in factors:
+            if any(row[factor] is None for row in rows):  # else pandas makes 4 and None into 4.0 and nan
+                frame[factor] = pd.Series([row[factor] for row in rows], dtype=object)
+        return frame
 
     def _meta(self, key: str) -> Any:
         with _explained(self.folder):
@@ -173,6 +209,8 @@ def write(folder: str | Path, definition: Mapping[str, Any]) -> Iterator[Store]:
         with _explained(folder), connection:
             if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
                 connection.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
+            if definition.get("tune"):
+                connection.execute(TUNING_SCHEMA)
             connection.execute("INSERT OR IGNORE INTO meta VALUES ('definition', ?)", (json.dumps(definition),))
         store = Store(folder, connection)
         stored, given = store.definition, json.loads(json.dumps(definition))
@@ -250,8 +288,8 @@ def _explained(folder: Path) -> Iterator[None]:
 
 
 def _decisive(definition: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes two definitions the same study: not by which command it was asked for, nor what others published."""
-    return {key: value for key, value in definition.items() if key not in ("command", "references")}
+    """What makes two definitions the same study: not by which command it was asked for, our words, or what others published."""
+    return {key: value for key, value in definition.items() if key not in ("command", "notes", "references")}
 
 
 def _differences(old: Any, new: Any, where: str = "") -> list[str]:

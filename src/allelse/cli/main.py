@@ -107,8 +107,10 @@ def plan(
 
     loaded = study.load(study_name, quick=quick, seeds=seeds, changes=changes or ())
     torch_device = engine.find_device(device)
-    planned = plan_study(loaded, torch_device, Computing(not no_pack, not no_graph))
-    tables.show_plan(loaded, planned, dataset_of, engine.describe_device(torch_device))
+    computing = Computing(not no_pack, not no_graph)
+    tuning_plan = plan_study(study.tuning_study(loaded), torch_device, computing) if loaded.tune else None
+    planned = plan_study(loaded, torch_device, computing)
+    tables.show_plan(loaded, planned, tuning_plan, dataset_of, engine.describe_device(torch_device))
 
 
 @app.command()
@@ -195,15 +197,15 @@ def results(
 ) -> None:
     """What came out: n, mean, sd and 95 % interval of each arm, or every run. Parquet goes to stdout, which must be a file."""
     from allelse import store
-    from allelse.cli import tables
+    from allelse.cli import tables, tuning
 
     with store.read(folder) as opened:
-        if opened.plan is None:
-            raise StoreError(f"{folder}: nothing is planned yet: it was stopped while measuring; run it again")
+        if opened.plan is None and not (runs and opened.tuning_part and opened.tuning_part.plan):
+            raise StoreError(f"{folder}: nothing is planned yet: it was stopped while measuring or tuning; run it again")
         if output == "table" and not runs:
             tables.show_results(opened, metric)
         else:
-            frame = opened.table(timing=timing) if runs else tables.arms(opened, metric)
+            frame = tuning.runs(opened, timing=timing) if runs else tables.arms(opened, metric)
             tables.write(frame, output, opened)
 
 

@@ -53,6 +53,9 @@ class Screen:
         runs = sum(len(planned.pack.runs) for planned in plan.packs)
         went_on = f", {done / plan.seconds:.0%} of it stored before" if done else ""
         self.say(f"{runs} runs in {len(plan.packs)} packs, estimated {duration(plan.seconds)}{went_on}")
+        if self.bar:  # that of the tuning runs, which are another plan
+            self.bar.stop()
+            self.bar = None
         if self.console.is_terminal and done < plan.seconds:
             self.bar = Progress(
                 TextColumn("training"),

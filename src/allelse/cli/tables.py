@@ -13,12 +13,14 @@ from rich.padding import Padding
 from rich.table import Table
 
 from allelse import stats
-from allelse.claims import Claim, check_claims, speaks_of
+from allelse.claims import Claim, check_claims, settings
+from allelse.cli import tuning
 from allelse.cli.progress import duration
 from allelse.data import Dataset, Entry
+from allelse.design import Design, arm_key, is_absent, level_text, matches
 from allelse.errors import StoreError, StudyError
 from allelse.recipe import Recipe
-from allelse.records import Pack, canonical_json
+from allelse.records import METRICS, Pack, canonical_json
 from allelse.store import Store, pairing
 from allelse.study import Arm, Study
 
@@ -50,57 +52,63 @@ def show_studies(studies: Sequence[Study]) -> None:
     for study in studies:
         console.print(study.name, style="bold")
         console.print(f"  {study.question}")
-        console.print(f"  {len(study.arms)} arms × {len(study.seeds)} seeds, {len(study.claims)} claims\n")
+        console.print(f"  {len(study.arms)} arms × {_seeds(study)} seeds, {len(study.claims)} claims\n")
     console.print("next: allelse run sigmoid-vs-relu --quick")
 
 
 # ── plan ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def show_plan(study: Study, plan: Plan, dataset_of: Callable[[Recipe], Dataset], device: str) -> None:
+def _seeds(study: Study) -> str:
+    """'10', or '10 to 20' where arms have unequal numbers of seeds."""
+    counts = sorted({len(arm.seeds) for arm in study.arms})
+    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+
+def show_plan(study: Study, plan: Plan, tuning_plan: Plan | None, dataset_of: Callable[[Recipe], Dataset], device: str) -> None:
     from allelse.plan import differing_keys, layers, parameters
 
     console = _console()
     console.print(f"{study.name}: {study.question}", style="bold")
-    numbers = ["parameters", "lr", "packs", "img/s", "time"]
-    table = _table(*map(short, study.factors), *numbers[:3], "computed", *numbers[3:], numbers=numbers)
+    unequal = len({arm.seeds for arm in study.arms}) > 1
+    numbers = [*(["seeds"] if unequal else []), "parameters", "lr", "packs", "img/s", "time"]
+    ways = {planned.pack.way for planned in plan.packs}
+    how = ["computed"] if len(ways) > 1 else []
+    table = _table(*map(short, study.factors), *numbers[:-2], *how, *numbers[-2:], numbers=numbers)
     for arm in study.arms:
         packs = [planned for planned in plan.packs if any(run.arm == arm.levels for run in planned.pack.runs)]
-        rate = arm.recipe.optimizer.scaled_lr(arm.recipe.batch_size)
+        rate = f"{arm.recipe.optimizer.scaled_lr(arm.recipe.batch_size):.3g}"
         table.add_row(
-            *map(str, arm.levels.values()),
+            *(level_text(arm.levels.get(factor)) for factor in study.factors),
+            *([str(len(arm.seeds))] if unequal else []),
             f"{parameters(arm, dataset_of(arm.recipe)):,}",
-            f"{rate:.3g}",
+            "tuned" if study.tune and study.tune.key == "optimizer.lr" else rate,
             _sizes([len(planned.pack.runs) for planned in packs]),
-            packs[0].pack.way.in_words(len(packs[0].pack.runs)),
+            *[packs[0].pack.way.in_words(len(packs[0].pack.runs)) for _ in how],
             f"{packs[0].images_per_second:,.0f}" if packs[0].images_per_second else "–",
             duration(sum(planned.seconds * _share(planned.pack, arm) for planned in packs)),
         )
     console.print(table)
-    runs = len(study.arms) * len(study.seeds)
+    runs = sum(len(arm.seeds) for arm in study.arms)
     console.print(
         f"\n{runs} runs in {len(plan.packs)} packs on {device}: about {duration(plan.seconds)} (packs: replicas × packs)"
     )
+    if not how:
+        console.print(f"packs are computed in one way: {ways.pop().in_words(2)}")
     if any(len({canonical_json(run.arm) for run in planned.pack.runs}) > 1 for planned in plan.packs):
         console.print("arms that differ only in learning rate or weight decay share packs")
+    if study.notes:
+        console.print("\nWhat is declared of some arms")
+    for note in study.notes:
+        show_item(console, note)
+    if study.tune and tuning_plan:
+        tuning.show_plan(console, study.tune, tuning_plan)
     console.print("\nWhat differs between arms")
     for key, values in differing_keys(study.arms).items():
         if any(value is not None for value in values):  # else a key that some part leaves empty and another does not have
             show_item(console, f"{key}: {', '.join(dict.fromkeys(map(value_text, values)))}")
     if study.claims:
-        levels = {factor: list(labels) for factor, labels in study.factors.items()}
-        console.print(
-            f"\nWhat {len(study.seeds)} seeds can decide (assumed: differences of two arms vary by 1 point over seeds)"
-        )
-        asked = [claim for claim in study.claims if _fits(claim, levels)]
-        # Holm's first step divides α by the number of claims that are asked.
-        for judged in stats.decidability(asked, levels, len(study.seeds), study.alpha) if asked else []:
-            show_item(console, judged.text)
-        for claim in study.claims:
-            if claim not in asked:
-                show_item(console, f"{claim.id}: not asked in this run, which lacks its levels")
-        if note := stats.sign_flip_note(len(study.seeds)):
-            show_item(console, note)
+        _show_decidability(console, study)
     console.print("\nThe same in all arms of a seed, by construction")
     show_item(console, "the training images, their order and their augmentation in each epoch, but for what differs above")
     named = [set(layers(arm, dataset_of(arm.recipe))) for arm in study.arms]
@@ -114,9 +122,28 @@ def _share(pack: Pack, arm: Arm) -> float:
     return [run.arm == arm.levels for run in pack.runs].count(True) / len(pack.runs)
 
 
-def _fits(claim: Claim, levels: Mapping[str, Sequence[Any]]) -> bool:
+def _show_decidability(console: Console, study: Study) -> None:
+    seeds_from_arm = {frozenset(arm_key(arm.levels).items()): len(arm.seeds) for arm in study.arms}
+    console.print(f"\nWhat {_seeds(study)} seeds can decide (assumed: differences of two arms vary by 1 point over seeds)")
+    asked = [claim for claim in study.claims if _fits(claim, study.design)]
+    # Holm's first step divides α by the number of claims that are asked.
+    for judged in stats.decidability(
+        asked, study.design, lambda arm: seeds_from_arm[frozenset(arm_key(arm).items())], study.alpha
+    ):
+        show_item(console, judged.text)
+    for claim in study.claims:
+        if claim not in asked:
+            show_item(console, f"{claim.id}: not asked in this run, which lacks its levels")
+            continue
+        for reason in (reason for setting in settings(claim, study.design) for reason in setting.missing):
+            show_item(console, f"{claim.id}: a comparison is left out, as {reason}")
+    if note := stats.sign_flip_note(len(study.seeds)):
+        show_item(console, note)
+
+
+def _fits(claim: Claim, design: Design) -> bool:
     try:
-        check_claims([claim], levels)
+        check_claims([claim], design)
     except StudyError:
         return False
     return True
@@ -150,6 +177,7 @@ def show_results(store: Store, metric: str = "accuracy") -> None:
     summary = arms(store, metric) if {"done", "diverged", "failed"} & set(statuses) else None
     console.print(f"{definition['name']}: {definition['question']}", style="bold")
     if summary is None:
+        tuning.show(console, store)
         console.print(f"nothing is finished yet ({len(statuses)} runs planned)")
         return
     declared = [] if definition["quick"] else definition["references"]
@@ -159,9 +187,9 @@ def show_results(store: Store, metric: str = "accuracy") -> None:
     factors = list(definition["factors"])
     table = _table(*map(short, factors), *(name for name in numbers if name != "published" or references), numbers=numbers)
     for row in summary.to_dict("records"):
-        published = [f"{reference['accuracy']:.1f}" for reference in references if speaks_of(reference["arm"], row)]
+        published = [f"{reference['accuracy']:.1f}" for reference in references if matches(reference["arm"], row)]
         table.add_row(
-            *(str(row[factor]) for factor in factors),
+            *(level_text(row[factor]) for factor in factors),
             str(row["n"]),
             _number(row["mean"]),
             _number(row["sd"]),
@@ -170,8 +198,9 @@ def show_results(store: Store, metric: str = "accuracy") -> None:
             *(str(row[trouble] or "") for trouble in troubles),
         )
     console.print(table)
-    unit = "percent of the test split, last epoch" if metric == "accuracy" else "each in the metric's own unit"
+    unit = METRICS.get(metric, "in the metric's own unit")
     console.print(f"\n{metric}: {unit}; mean, sd and t interval over seeds")
+    tuning.show(console, store)
     for run in store.runs():
         if run.status in ("diverged", "failed") and run.result:
             console.print(f"{run.status}: {_arm(run.arm)}, seed {run.seed}: {run.result.error}")
@@ -193,7 +222,7 @@ def write(frame: pd.DataFrame, output: str, store: Store) -> None:
         # There a column has one type, where the levels of a factor may have several.
         for column in [name for name in frame if pd.api.types.is_object_dtype(frame[name])]:
             if frame[column].dropna().map(type).nunique() > 1:
-                frame[column] = frame[column].map(str)
+                frame[column] = frame[column].map(str, na_action="ignore")
         frame.to_parquet(sys.stdout.buffer)
     elif output == "csv":
         print(frame.to_csv(index=False), end="")
@@ -202,28 +231,38 @@ def write(frame: pd.DataFrame, output: str, store: Store) -> None:
         nested = [
             {
                 **{key: value for key, value in row.items() if key not in factors},
-                "arm": {factor: row[factor] for factor in factors},
+                "arm": {factor: row[factor] for factor in factors if not is_absent(row[factor])},
             }
             for row in frame.to_dict("records")
         ]
         print(as_json(nested))
     else:
-        _show_runs(frame, list(store.definition["factors"]))
+        _show_runs(frame, store.definition)
 
 
-def _show_runs(frame: pd.DataFrame, factors: Sequence[str]) -> None:
-    console = _console()
+def _show_runs(frame: pd.DataFrame, definition: Mapping[str, Any]) -> None:
+    console, tune, factors = _console(), definition.get("tune"), list(definition["factors"])
+    if tune:
+        tried, frame = frame[frame["purpose"] == "tuning"], frame[frame["purpose"] == "comparison"]
+        factors.append(tune["key"])
+        console.print(f"tuning runs, by {tune['metric']}")
+        _print_runs(console, tried, factors, {"seed": "seed", tune["metric"]: "validation"})
+        console.print("\nruns of the comparison")
     numbers = {"seed": "seed", "accuracy": "accuracy", "seconds_train": "train s", "images_per_second": "img/s"}
+    _print_runs(console, frame, factors, numbers)
+    console.print("\nevery metric of every run: --runs --format csv, json or parquet")
+
+
+def _print_runs(console: Console, frame: pd.DataFrame, factors: Sequence[str], numbers: Mapping[str, str]) -> None:
     numbers = {column: heading for column, heading in numbers.items() if column in frame}
     table = _table("run", *map(short, factors), "status", *numbers.values(), numbers=numbers.values())
     for row in frame.to_dict("records"):
         values = (str(row[column]) if column == "seed" else _number(row[column]) for column in numbers)
-        table.add_row(row["run"], *(str(row[factor]) for factor in factors), row["status"], *values)
+        table.add_row(row["run"], *(level_text(row.get(factor)) for factor in factors), row["status"], *values)
     console.print(table)
     for row in frame.to_dict("records"):
         if row["status"] in ("diverged", "failed"):
             console.print(f"{row['run']} {row['status']}: {row['error']}")
-    console.print("\nevery metric of every run: --runs --format csv, json or parquet")
 
 
 def as_json(rows: list[dict[str, Any]]) -> str:
@@ -253,21 +292,20 @@ def show_verdicts(verdicts: Sequence[stats.Verdict]) -> None:
 
 
 def show_status(store: Store) -> None:
-    console, runs = _console(), store.runs()
+    console, runs, part = _console(), store.runs(), store.tuning_part
     console.print(f"{store.definition['name']}: {store.definition['question']}", style="bold")
     statuses = [run.status for run in runs]
-    if not runs:
+    if not runs and (part is None or part.plan is None):
         console.print("nothing is planned yet: it was stopped while measuring; run it again")
         return
-    console.print(f"{len(runs)} runs: " + ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses)))
-    status_from_run = store.status_from_run()
-    left = sum(
-        planned["seconds"]
-        for planned in (store.plan or {"packs": []})["packs"]
-        if _is_pending(planned["runs"], status_from_run)
-    )
+    tuning.show(console, store)
+    if runs:
+        shown = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
+        console.print(f"{len(runs)} runs: {shown}")
+    left = _seconds_left(store) + (_seconds_left(part) if part else 0)
     if left:
-        console.print(f"about {duration(left)} left on the device that it was planned on; the same command goes on")
+        after = "" if runs else ", and then the comparison"
+        console.print(f"about {duration(left)} left on the device that it was planned on{after}; the same command goes on")
     for line in pairing(runs):
         console.print(line)
     devices = {
@@ -275,6 +313,12 @@ def show_status(store: Store) -> None:
     }
     for device, precision in sorted(devices):
         console.print(f"trained on {device} in {precision}")
+
+
+def _seconds_left(store: Store) -> float:
+    status_from_run = store.status_from_run()
+    packs = (store.plan or {"packs": []})["packs"]
+    return sum(planned["seconds"] for planned in packs if _is_pending(planned["runs"], status_from_run))
 
 
 def _is_pending(runs: Sequence[str], status_from_run: Mapping[str, str]) -> bool:

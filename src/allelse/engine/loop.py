@@ -37,6 +37,7 @@ from allelse.engine.graphs import Recorded
 from allelse.engine.optim import build_optimizer, learning_rates
 from allelse.engine.probes import BATCHES_FOR_NOISE, Probe, probe_steps, summarise
 from allelse.engine.rows import row_networks
+from allelse.engine.scores import final_scores
 from allelse.engine.steps import Steps
 from allelse.engine.ways import compute_by
 from allelse.models import Network, build_network, initialise, stacked_parameters
@@ -270,7 +271,7 @@ class Training:
     def _result(self, replica: int, scores: dict[str, Score], timing: dict[str, float]) -> RunResult:
         last = self.history[replica][-1]
         metrics = {name: value for name, value in last.items() if name != "lr"}
-        metrics["accuracy"] = last["test_accuracy"]
+        metrics.update(final_scores(self.history[replica]))
         for way, score in scores.items():
             metrics[f"accuracy_{way}"] = float(score.accuracy[replica])
             metrics[f"loss_{way}"] = float(score.loss[replica])

@@ -17,7 +17,8 @@ from allelse.launch.measured import Speeds
 from allelse.plan import Plan, PlannedPack, halve, make_plan
 from allelse.recipe import Recipe
 from allelse.records import RunResult
-from allelse.study import Study
+from allelse.study import Study, tuned, tuning_study
+from allelse.tuning import Tuning, blinded, choose
 
 log = logging.getLogger("allelse")
 
@@ -86,52 +87,80 @@ def run_study(study: Study, folder: Path, device: str, watcher: Watcher, computi
         AllelseError: before anything is trained, when study, data, device or folder do not fit.
     """
     torch_device = engine.find_device(device)
-    machine = {"device": engine.describe_device(torch_device), "torch": torch.__version__}
     names = sorted({(arm.recipe.dataset, arm.recipe.image_size) for arm in study.arms}, key=str)
     fingerprints = {f"{name} at {size}" if size else name: _dataset(name, size).fingerprint for name, size in names}
     with store.write(folder, {**study.definition(), "data": fingerprints}) as opened, _logged(opened.folder):
-        described = {"machine": machine, "computing": asdict(computing)}
-        if opened.plan is None:
-            watcher.say(f"measuring how to pack {len(study.arms)} arms × {len(study.seeds)} seeds on this device")
-            plan = plan_study(study, torch_device, computing)
-            opened.begin({**plan.to_json(), **described}, ((run.id, run.arm, run.seed) for run in study.runs()))
-        else:
-            plan = Plan.from_json(opened.plan, study)
-            described = {**described, "machine": opened.plan["machine"]}
-            if opened.plan["computing"] != asdict(computing):
-                raise StoreError(
-                    f"{folder}: was planned {_options(opened.plan['computing'])}, and a plan is kept to its end; "
-                    f"go on {_options(opened.plan['computing'])}, or give a new folder with --out"
-                )
-            if (planned_on := opened.plan["machine"]) != machine:
-                watcher.say(
-                    f"warning: begun on {_words(planned_on)}, going on with {_words(machine)}: "
-                    f"pairs that are split between the two differ by more than their arm"
-                )
-        status_from_run = opened.status_from_run()
-        pending = [planned for planned in plan.packs if not _is_final(planned, status_from_run)]
-        watcher.start(plan, plan.seconds - sum(planned.seconds for planned in pending))
-        while pending:
-            planned = pending.pop(0)
-            checkpoint = opened.checkpoint(planned.pack.id)
-            try:
-                opened.record(_train(planned, torch_device, checkpoint, watcher))
-            except NoMemory:
-                halves = halve(planned)
-                watcher.say(
-                    f"{len(planned.pack.runs)} runs do not fit in memory at once: {dict(planned.pack.runs[0].arm)}; halved"
-                )
-                plan = plan.with_halves(planned, halves)
-                opened.replan({**plan.to_json(), **described})
-                pending[:0] = halves
-            checkpoint.unlink(missing_ok=True)
-        final = opened.status_from_run().values()
+        part = opened
+        if study.tune is not None and opened.tuning_part is not None:
+            part = opened.tuning_part
+            watcher.say(f"tuning {study.tune.key} on validation images first, then the comparison")
+            _run_part(tuning_study(study), part, torch_device, computing, watcher, kept=blinded)
+            if "failed" not in part.status_from_run().values():
+                study, part = tuned(study, _settled(opened, part, watcher)), opened
+        if part is opened:
+            _run_part(study, opened, torch_device, computing, watcher)
+        final = part.status_from_run().values()
     return Outcome(folder, {status: list(final).count(status) for status in dict.fromkeys(final)})
+
+
+def _run_part(
+    study: Study,
+    opened: store.Store,
+    device: torch.device,
+    computing: Computing,
+    watcher: Watcher,
+    kept: Callable[[RunResult], RunResult] = lambda result: result,
+) -> None:
+    """Plan and train one part of a study, its tuning or its comparison, as far as it is not stored yet."""
+    machine = {"device": engine.describe_device(device), "torch": torch.__version__}
+    described = {"machine": machine, "computing": asdict(computing)}
+    if opened.plan is None:
+        watcher.say(f"measuring how to pack {len(study.arms)} arms × {len(study.seeds)} seeds on this device")
+        plan = plan_study(study, device, computing)
+        opened.begin({**plan.to_json(), **described}, ((run.id, run.arm, run.seed) for run in study.runs()))
+    else:
+        plan = Plan.from_json(opened.plan, study)
+        described = {key: opened.plan[key] for key in described}
+        if described["computing"] != asdict(computing):
+            raise StoreError(
+                f"{opened.folder}: was planned {_options(described['computing'])}, and a plan is kept to its end; "
+                f"go on {_options(described['computing'])}, or give a new folder with --out"
+            )
+        if (planned_on := described["machine"]) != machine:
+            watcher.say(
+                f"warning: begun on {_words(planned_on)}, going on with {_words(machine)}: "
+                f"pairs that are split between the two differ by more than their arm"
+            )
+    status_from_run = opened.status_from_run()
+    pending = [planned for planned in plan.packs if not _is_final(planned, status_from_run)]
+    watcher.start(plan, plan.seconds - sum(planned.seconds for planned in pending))
+    while pending:
+        planned = pending.pop(0)
+        checkpoint = opened.checkpoint(planned.pack.id)
+        try:
+            opened.record([kept(result) for result in _train(planned, device, checkpoint, watcher)])
+        except NoMemory:
+            halves = halve(planned)
+            watcher.say(f"{len(planned.pack.runs)} runs do not fit in memory at once: {dict(planned.pack.runs[0].arm)}; halved")
+            plan = plan.with_halves(planned, halves)
+            opened.replan({**plan.to_json(), **described})
+            pending[:0] = halves
+        checkpoint.unlink(missing_ok=True)
 
 
 def _options(computing: Mapping[str, bool]) -> str:
     off = [f"--no-{name}" for name, on in computing.items() if not on]
     return "with " + " ".join(off) if off else "without --no-pack and --no-graph"
+
+
+def _settled(opened: store.Store, tuning_part: store.Store, watcher: Watcher) -> Tuning:
+    """What the tuning runs chose, stored before anything is planned with it."""
+    if opened.tuning is None:
+        tuning = choose(opened.definition["tune"], tuning_part.runs())
+        opened.settle(tuning.to_json())
+        for warning in tuning.warnings():
+            watcher.say(f"warning: {warning}")
+    return Tuning.from_json(opened.tuning or {})
 
 
 def _words(machine: Mapping[str, str]) -> str:

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 
 from allelse import stats
-from allelse.claims import speaks_of
+from allelse.design import matches, ordered
 from allelse.report.findings import Findings, finite, seeds_text
-from allelse.report.layout import MOST_PANELS, MOST_SERIES, Layout, choose, combinations_of, few, whole_arm
+from allelse.report.layout import MOST_PANELS, MOST_SERIES, Layout, combinations_of, few, layout_of, whole_arm
 from allelse.report.shapes import Chart, Figure, Line, Mark, Panel, Row, Rows, Words
-from allelse.stats.contrasts import ordered
 
 WAYS = (("accuracy_running", "running"), ("accuracy_recalibrated", "recalibrated"), ("accuracy_batch", "batch statistics"))
 """The three evaluations of a normalisation, by metric."""
@@ -25,7 +24,7 @@ def accuracy(findings: Findings) -> Figure | None:
     """The headline metric of every arm: along the numeric factor, or one row an arm where there is none."""
     if not findings.has("accuracy"):
         return None
-    layout = choose(findings.levels)
+    layout = layout_of(findings)
     published = ("; hollow squares are published figures" if findings.references else "") + _cut(findings, ["accuracy"])
     alt = _by_arm(findings)
     if layout.x is None:
@@ -57,7 +56,7 @@ def three_ways(findings: Findings) -> Figure | None:
     concerned = [arm for arm in findings.arms if _differ(findings, arm, [metric for metric, _ in ways])]
     if not concerned:
         return None
-    layout = choose(findings.levels)
+    layout = layout_of(findings)
     same = len(findings.arms) - len(concerned)
     cut = _cut(findings, [metric for metric, _ in ways])
     note = f" Left out: {same} arm{'s' if same > 1 else ''} where all give the same answer." if same else ""
@@ -78,9 +77,8 @@ def three_ways(findings: Findings) -> Figure | None:
             for arm in concerned[:MOST_ROWS]
         )
         return Rows(words, rows, "test accuracy (%)")
-    others = [factor for factor in (layout.series, *layout.panels) if factor]
     panels = []
-    for outer in combinations_of(findings, others):
+    for outer in combinations_of(findings, (*layout.series, *layout.panels)):
         levels = [
             level
             for level in ordered(findings.levels[layout.x])
@@ -101,7 +99,7 @@ def three_ways(findings: Findings) -> Figure | None:
 def _along_panels(findings: Findings, layout: Layout, x: str) -> tuple[tuple[Panel, ...], str]:
     outer = list(combinations_of(findings, layout.panels))
     chosen = few(outer, MOST_PANELS)
-    series = list(combinations_of(findings, [layout.series] if layout.series else []))
+    series = list(combinations_of(findings, layout.series))
     panels = tuple(
         Panel(
             findings.arm_name(fixed) if fixed else "",
@@ -116,6 +114,7 @@ def _along_panels(findings: Findings, layout: Layout, x: str) -> tuple[tuple[Pan
                     "accuracy",
                 )
                 for style, one in enumerate(series[:MOST_SERIES])
+                if any(whole_arm(findings, {**fixed, **one, x: level}) for level in findings.levels[x])
             ),
         )
         for fixed in chosen
@@ -127,19 +126,19 @@ def _along_panels(findings: Findings, layout: Layout, x: str) -> tuple[tuple[Pan
 def _line(
     findings: Findings, label: str, style: int, fixed: Mapping[str, Any], x: str, levels: Sequence[Any], metric: str
 ) -> Line:
-    arms = [whole_arm(findings, {**fixed, x: level}) for level in levels]
+    arms = [arm for level in levels if (arm := whole_arm(findings, {**fixed, x: level})) is not None]
     columns = [findings.values(arm, metric) for arm in arms]
     intervals = [stats.t_interval(finite(values)) for values in columns]
     published = [
         (float(arm[x]), float(reference["accuracy"]))
         for arm in arms
         for reference in findings.references
-        if metric == "accuracy" and speaks_of(reference["arm"], arm)
+        if metric == "accuracy" and matches(reference["arm"], arm)
     ]
     return Line(
         label=label,
         style=style,
-        x=tuple(float(level) for level in levels),
+        x=tuple(float(arm[x]) for arm in arms),
         mean=tuple(mean_of(values) for values in columns),
         low=tuple(low for low, _ in intervals),
         high=tuple(high for _, high in intervals),
@@ -160,7 +159,7 @@ def _chart(findings: Findings, words: Words, layout: Layout, x: str, panels: tup
 def _rows(findings: Findings) -> tuple[tuple[Row, ...], str]:
     rows = []
     for arm in findings.arms[:MOST_ROWS]:
-        published = tuple(float(each["accuracy"]) for each in findings.references if speaks_of(each["arm"], arm))
+        published = tuple(float(each["accuracy"]) for each in findings.references if matches(each["arm"], arm))
         rows.append(Row(findings.arm_name(arm), (_mark("accuracy", 0, findings.values(arm), published),)))
     return tuple(rows), _left_out(len(findings.arms) - len(rows), "arms")
 

@@ -25,6 +25,7 @@ from allelse.report.tables import (
     probe_legend,
     probe_table,
     trouble_table,
+    tuning_table,
     value,
 )
 from allelse.stats.sentences import is_accuracy, p_text
@@ -61,6 +62,8 @@ class Contents:
     arm_notes: tuple[str, ...]
     published: Table | None
     published_notes: tuple[str, ...]
+    tuning: Table | None
+    tuning_notes: tuple[str, ...]
     figures: tuple[Figure, ...]
     mechanism_notes: tuple[str, ...]
     evaluations: Table | None
@@ -96,6 +99,8 @@ def contents(findings: Findings) -> Contents:
         arm_notes=tuple(_arm_notes(findings)),
         published=published_table(findings),
         published_notes=tuple(notes(findings)),
+        tuning=tuning_table(findings),
+        tuning_notes=tuple(_tuning_notes(findings)),
         figures=tuple(figure for figure in figures if figure.words.name not in MECHANISM),
         mechanism_notes=tuple(_mechanism_notes(findings)),
         evaluations=evaluation_table(findings),
@@ -122,9 +127,10 @@ def _state(findings: Findings) -> str:
     if not counts:
         return "No run is planned yet."
     shown = ", ".join(f"{counts[status]} {status}" for status in ("done", "diverged", "failed", "pending") if counts[status])
-    seeds = len(findings.definition.get("seeds", []))
+    fewest, most = min(findings.seeds_from_arm.values()), max(findings.seeds_from_arm.values())
+    seeds = _count(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
     where = " and ".join(findings.machines)
-    planned = f"{_count(len(findings.arms), 'arm')} × {_count(seeds, 'seed')}: {_count(len(findings.runs), 'run')}, {shown}"
+    planned = f"{_count(len(findings.arms), 'arm')} × {seeds}: {_count(len(findings.runs), 'run')}, {shown}"
     return planned + (f"; trained on {where}." if where else ".")
 
 
@@ -184,10 +190,24 @@ def _unit(findings: Findings, verdict: stats.Verdict) -> str:
 
 def _arm_notes(findings: Findings) -> list[str]:
     return [
-        f"Equal bit for bit on every seed, in every metric and epoch: {' = '.join(group)}. "
-        "These are one network under several names."
-        for group in equal_arms(findings)
+        *(f"Declared of the arms: {note}." for note in findings.definition.get("notes", [])),
+        *(
+            f"Equal bit for bit on every seed, in every metric and epoch: {' = '.join(group)}. "
+            "These are one network under several names."
+            for group in equal_arms(findings)
+        ),
     ]
+
+
+def _tuning_notes(findings: Findings) -> list[str]:
+    """The budget of the tuning and what to mind, or how far it is."""
+    if findings.tuning:
+        return [f"{line[0].upper()}{line[1:]}." for line in (findings.tuning.budget(), *findings.tuning.warnings())]
+    if tune := findings.definition.get("tune"):
+        counts = Counter(run.status for run in findings.tuning_runs)
+        shown = ", ".join(f"{count} {status}" for status, count in counts.items()) or "none is planned yet"
+        return [f"{tune['key']} is tuned before the comparison: {_count(len(findings.tuning_runs), 'run')}, {shown}."]
+    return []
 
 
 # ── mechanism ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -7,27 +7,29 @@ from typing import Any
 
 import numpy as np
 
+from allelse.design import ordered
 from allelse.report.findings import Findings, seeds_text
-from allelse.report.layout import MOST_PANELS, MOST_SERIES, choose, combinations_of, few, whole_arm
+from allelse.report.layout import MOST_PANELS, MOST_SERIES, combinations_of, few, layout_of, whole_arm
 from allelse.report.shapes import Chart, Line, Panel, Words
-from allelse.stats.contrasts import ordered
 from allelse.stats.effects import Floats
 
 
 def learning_curves(findings: Findings) -> Chart | None:
     """Series as in the other figures; of many panels the first, the last and some between."""
-    layout = choose(findings.levels)
+    layout = layout_of(findings)
     factors = [factor for factor in (layout.x, *layout.panels) if factor]
-    panels = [fixed for fixed in combinations_of(findings, factors) if fixed or not factors]
+    panels = list(combinations_of(findings, factors))
     if layout.x is not None and len(factors) == 1:
         panels = [{layout.x: level} for level in ordered(findings.levels[layout.x])]
     chosen = few(panels, 3 if layout.x else MOST_PANELS)
-    series = list(combinations_of(findings, [layout.series] if layout.series else []))[:MOST_SERIES]
+    series = list(combinations_of(findings, layout.series))[:MOST_SERIES]
     drawn, counts = [], []
     for fixed in chosen:
         lines = []
         for style, one in enumerate(series):
             arm = whole_arm(findings, {**fixed, **one})
+            if arm is None:
+                continue
             label = findings.arm_name(one) if one else "the only arm"
             for split in ("test", "train"):
                 values = _by_epoch(findings, arm, f"{split}_accuracy")

@@ -12,7 +12,6 @@ from allelse.claims import Claim, check_claims
 from allelse.errors import StudyError
 from allelse.report.accuracy import MOST_ROWS, mean_of
 from allelse.report.findings import Findings, finite, seeds_text
-from allelse.report.layout import combinations_of, whole_arm
 from allelse.report.shapes import Mark, Row, Rows, Words
 
 _CLAIM: TypeAdapter[Claim] = TypeAdapter(Claim)
@@ -68,8 +67,8 @@ def _once(findings: Findings, pairs: Sequence[Pair]) -> list[Pair]:
 
 def _apart(findings: Findings, a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[str, str]:
     """The two arms in the words that tell them apart."""
-    factors = [factor for factor in findings.varied if a[factor] != b[factor]]
-    one, other = (findings.arm_name({factor: arm[factor] for factor in factors}) for arm in (a, b))
+    factors = [factor for factor in findings.varied if findings.key(a, [factor]) != findings.key(b, [factor])]
+    one, other = (findings.arm_name({factor: arm.get(factor) for factor in factors}) for arm in (a, b))
     return one, other
 
 
@@ -78,27 +77,30 @@ def _claimed(findings: Findings) -> list[Pair]:
     for raw in findings.claims.values():
         try:
             claim = _CLAIM.validate_python(raw)
-            check_claims([claim], findings.levels)
+            check_claims([claim], findings.design)
         except (StudyError, ValidationError):
             continue
         if claim.metric != "accuracy" or claim.kind not in ("higher", "within", "best"):
             continue
         margin = claim.margin if claim.kind == "within" else None
-        for contrast in stats.contrasts(claim, findings.levels):
+        for contrast in stats.contrasts(claim, findings.design):
             (a, _), (b, _) = contrast.weights
             pairs.append((a, b, margin))
     return pairs
 
 
 def _first_factor(findings: Findings) -> Iterator[Pair]:
-    if findings.varied:
-        first, *others = findings.varied
-        for fixed in combinations_of(findings, others):
-            base, *rest = (whole_arm(findings, {**fixed, first: level}) for level in findings.levels[first])
-            yield from ((arm, base, None) for arm in rest)
+    """Every arm against the one with the first level of the first factor, like it in all that both have."""
+    for first in findings.varied[:1]:
+        at_base = {first: findings.levels[first][0]}
+        for arm in findings.arms:
+            for base in findings.design.find(at_base, {**arm, **at_base}):
+                if findings.key(base) != findings.key(arm):
+                    yield arm, base, None
 
 
 def _label(findings: Findings, a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
     """``relu − sigmoid, depth 8``: what differs, then what both share."""
-    shared = {factor: a[factor] for factor in findings.varied if a[factor] == b[factor]}
+    alike = [factor for factor in findings.varied if findings.key(a, [factor]) == findings.key(b, [factor])]
+    shared = {factor: a[factor] for factor in alike if factor in a}
     return " − ".join(_apart(findings, a, b)) + (f", {findings.arm_name(shared)}" if shared else "")

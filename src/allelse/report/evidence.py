@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from allelse import stats
 from allelse.claims import Claim, check_claims
+from allelse.design import Design
 from allelse.errors import StudyError
 from allelse.stats.runs import Runs
 from allelse.store import Store
@@ -32,7 +33,7 @@ def judge(store: Store) -> list[stats.Verdict]:
 def judge_table(definition: Mapping[str, Any], table: pd.DataFrame) -> list[stats.Verdict]:
     """As ``judge``, from ``Store.definition`` and ``Store.table()``."""
     declared = definition.get("claims", [])
-    levels = definition.get("factors", {})
+    levels = design_of(definition)
     if table.empty:
         return [_undecided(raw, "no run is planned yet") for raw in declared]
     runs = Runs(table, list(levels))
@@ -66,6 +67,13 @@ def compare_table(definition: Mapping[str, Any], table: pd.DataFrame) -> list[st
     arms = [arm["levels"] for arm in definition.get("arms", [])]
     why_not = QUICK if definition.get("quick") else None
     return stats.compare(definition.get("references", []), arms, table, definition.get("alpha", 0.05), why_not)
+
+
+def design_of(definition: Mapping[str, Any]) -> Design:
+    """Which combinations of levels are arms, as it was declared."""
+    return Design(
+        definition.get("factors", {}), [arm["levels"] for arm in definition["arms"]] if "arms" in definition else None
+    )
 
 
 def _is_measured(runs: Runs, metric: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,13 +12,14 @@ import numpy as np
 import pandas as pd
 
 from allelse import stats
-from allelse.claims import is_number, level_key, level_text
+from allelse.design import Design, is_absent, is_number, level_key, level_text
 from allelse.errors import StudyError
 from allelse.records import RunResult
-from allelse.report.evidence import compare_table, judge_table
+from allelse.report.evidence import compare_table, design_of, judge_table
 from allelse.stats.effects import Floats
 from allelse.stats.runs import Runs
 from allelse.store import Store, StoredRun
+from allelse.tuning import Tuning
 
 Arm = Mapping[str, Any]
 ArmKey = tuple[object, ...]
@@ -35,6 +36,9 @@ class Findings:
     verdicts: Sequence[stats.Verdict]
     comparisons: Sequence[stats.Comparison]
     folder: str
+    tuning: Tuning | None = None
+    """what was chosen before the comparison; None without tuning, and until it is settled"""
+    tuning_runs: Sequence[StoredRun] = ()
 
     @property
     def levels(self) -> dict[str, list[Any]]:
@@ -42,9 +46,15 @@ class Findings:
         return self.definition.get("factors", {})
 
     @cached_property
+    def design(self) -> Design:
+        """Which combinations of levels are arms."""
+        return design_of(self.definition)
+
+    @cached_property
     def varied(self) -> list[str]:
-        """The factors with more than one level."""
-        return [factor for factor, levels in self.levels.items() if len(levels) > 1]
+        """The factors that tell arms apart: those with more than one level, or that some arms lack."""
+        texts = {factor: {level_key(arm.get(factor)) for arm in self.arms} for factor in self.levels}
+        return [factor for factor, levels in self.levels.items() if len(levels) > 1 or len(texts[factor]) > 1]
 
     @cached_property
     def arms(self) -> list[dict[str, Any]]:
@@ -71,8 +81,19 @@ class Findings:
         assert self.grid is not None
         return self.grid.values(arm, metric)[0]
 
-    def key(self, arm: Arm) -> ArmKey:
-        return tuple(level_key(arm[factor]) for factor in self.levels)
+    def key(self, arm: Arm, factors: Iterable[str] | None = None) -> ArmKey:
+        return tuple(level_key(arm.get(factor)) for factor in (self.levels if factors is None else factors))
+
+    @cached_property
+    def arm_from_varied(self) -> dict[ArmKey, Arm]:
+        """Every arm by its levels of the factors that tell arms apart."""
+        return {self.key(arm, self.varied): arm for arm in self.arms}
+
+    @cached_property
+    def seeds_from_arm(self) -> dict[ArmKey, int]:
+        """How many seeds are asked of each arm."""
+        usual = len(self.definition.get("seeds", []))
+        return {self.key(arm["levels"]): arm.get("seeds", usual) for arm in self.definition.get("arms", [])}
 
     @cached_property
     def results_from_arm(self) -> dict[ArmKey, list[RunResult]]:
@@ -113,7 +134,9 @@ class Findings:
         return text if bare else f"{self.short[factor].replace('_', ' ')} {text}"
 
     def arm_name(self, arm: Arm) -> str:
-        return ", ".join(self.level_name(factor, arm[factor]) for factor in self.varied if factor in arm) or "the only arm"
+        """An arm in words; a row of a table says by an empty cell that the arm lacks a factor."""
+        there = [factor for factor in self.varied if not is_absent(arm.get(factor))]
+        return ", ".join(self.level_name(factor, arm[factor]) for factor in there) or "the only arm"
 
     @cached_property
     def machines(self) -> list[str]:
@@ -136,8 +159,17 @@ class Findings:
 def gather(store: Store) -> Findings:
     """Read the store, judge its claims and compare it with what was published."""
     definition, table = store.definition, store.table()
-    judged, compared = judge_table(definition, table), compare_table(definition, table)
-    return Findings(definition, store.runs(), table, judged, compared, str(store.folder))
+    tuning_part, settled = store.tuning_part, store.tuning
+    return Findings(
+        definition,
+        store.runs(),
+        table,
+        judge_table(definition, table),
+        compare_table(definition, table),
+        str(store.folder),
+        Tuning.from_json(settled) if settled else None,
+        tuning_part.runs() if tuning_part else (),
+    )
 
 
 def seeds_text(counts: Sequence[int]) -> str:

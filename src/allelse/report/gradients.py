@@ -7,28 +7,29 @@ from typing import Any
 
 import numpy as np
 
+from allelse.design import ordered
 from allelse.records import RunResult
 from allelse.report.findings import Findings, seeds_text
-from allelse.report.layout import MOST_PANELS, MOST_SERIES, choose, combinations_of, few, whole_arm
+from allelse.report.layout import MOST_PANELS, MOST_SERIES, combinations_of, few, layout_of, whole_arm
 from allelse.report.shapes import Chart, Line, Panel, Words
-from allelse.stats.contrasts import ordered
 from allelse.stats.effects import Floats
 
 
 def gradients(findings: Findings) -> Chart | None:
     """Layers run from the input to the output; None where no run was probed."""
-    layout = choose(findings.levels)
+    layout = layout_of(findings)
     factors = [factor for factor in (layout.x, *layout.panels) if factor]
     panels = list(combinations_of(findings, factors))
     if layout.x is not None and len(factors) == 1:
         panels = [{layout.x: level} for level in ordered(findings.levels[layout.x])]
     chosen = few(panels, 3 if layout.x else MOST_PANELS)
-    series = list(combinations_of(findings, [layout.series] if layout.series else []))[:MOST_SERIES]
+    series = list(combinations_of(findings, layout.series))[:MOST_SERIES]
     drawn, counts = [], []
     measured = [
-        (fixed, style, one, _by_layer(findings.results(whole_arm(findings, {**fixed, **one}))))
+        (fixed, style, one, _by_layer(findings.results(arm)))
         for fixed in chosen
         for style, one in enumerate(series)
+        if (arm := whole_arm(findings, {**fixed, **one})) is not None
     ]
     # Panels share one axis, which the longest network names; a shorter one leaves gaps, so that its head stands at "head".
     all_layers = max((layers for *_, (layers, _, _) in measured), key=len, default=[])

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise, product
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal
 
-from allelse.claims import is_number
+from allelse.design import is_number, level_key
 from allelse.report.findings import Findings
 
 MOST_SERIES = 7
@@ -22,8 +22,19 @@ class Layout:
     x: str | None
     """the numeric factor with the most levels; None where no factor is numeric"""
     scale: Literal["linear", "log2"]
-    series: str | None
+    series: tuple[str, ...]
     panels: tuple[str, ...]
+
+
+def layout_of(findings: Findings) -> Layout:
+    """The roles in this study: a factor that only some arms have makes more series, or more panels where these are many."""
+    everywhere = {factor: levels for factor, levels in findings.levels.items() if all(factor in arm for arm in findings.arms)}
+    layout = choose(everywhere)
+    partly = tuple(factor for factor in findings.varied if factor not in everywhere)
+    series = (*layout.series, *partly)
+    if len(list(combinations_of(findings, series))) <= MOST_SERIES:
+        return replace(layout, series=series)
+    return replace(layout, panels=(*layout.panels, *partly))
 
 
 def choose(levels_from_factor: Mapping[str, Sequence[Any]]) -> Layout:
@@ -32,9 +43,9 @@ def choose(levels_from_factor: Mapping[str, Sequence[Any]]) -> Layout:
     numeric = [factor for factor, levels in varied.items() if all(map(is_number, levels))]
     x = max(numeric, key=lambda factor: len(varied[factor]), default=None)
     rest = [factor for factor in varied if factor != x]
-    series = next((factor for factor in rest if len(varied[factor]) <= MOST_SERIES), rest[0] if rest else None)
+    series = [factor for factor in rest if len(varied[factor]) <= MOST_SERIES][:1] or rest[:1]
     scale: Literal["linear", "log2"] = "log2" if x is not None and doubles(varied[x]) else "linear"
-    return Layout(x, scale, series, tuple(factor for factor in rest if factor != series))
+    return Layout(x, scale, tuple(series), tuple(factor for factor in rest if factor not in series))
 
 
 def doubles(levels: Sequence[Any]) -> bool:
@@ -44,9 +55,14 @@ def doubles(levels: Sequence[Any]) -> bool:
 
 
 def combinations_of(findings: Findings, factors: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Every combination of levels of these factors, in the study's order; one empty one without factors."""
-    for levels in product(*(findings.levels[factor] for factor in factors)):
-        yield dict(zip(factors, levels, strict=True))
+    """Every combination of levels of these factors that some arm has, in the study's order; one empty one without factors."""
+    place = {factor: {level_key(level): n for n, level in enumerate(findings.levels[factor])} for factor in factors}
+    found: dict[tuple[int, ...], dict[str, Any]] = {}
+    for arm in findings.arms:
+        rank = tuple(place[factor].get(level_key(arm.get(factor)), -1) for factor in factors)
+        found.setdefault(rank, {factor: arm[factor] for factor in factors if factor in arm})
+    for rank in sorted(found):
+        yield found[rank]
 
 
 def few(levels: Sequence[Any], most: int = 3) -> list[Any]:
@@ -56,6 +72,6 @@ def few(levels: Sequence[Any], most: int = 3) -> list[Any]:
     return [levels[round(place * (len(levels) - 1) / (most - 1))] for place in range(most)]
 
 
-def whole_arm(findings: Findings, chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """The chosen levels with the single level of every other factor."""
-    return {factor: chosen.get(factor, levels[0]) for factor, levels in findings.levels.items()}
+def whole_arm(findings: Findings, chosen: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The arm with these levels of the factors that tell arms apart, and without those left out; None where there is none."""
+    return findings.arm_from_varied.get(findings.key(chosen, findings.varied))

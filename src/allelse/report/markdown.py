@@ -48,6 +48,8 @@ def _blocks(told: Contents) -> Iterator[str]:
         yield "## Published figures"
         yield from _table(told.published)
         yield from _list(told.published_notes)
+    yield from _table(told.tuning)
+    yield from map(escape, told.tuning_notes)
     if told.figures:
         yield "## Figures"
         yield from _figures(told.figures)

@@ -13,7 +13,7 @@ _ABSENT = object()
 
 def differing_keys(findings: Findings) -> dict[str, list[str]]:
     """Every recipe key that is not the same in all arms, with its values in the order of the arms, each once."""
-    flat = [dict(_flatten(arm.get("recipe", {}))) for arm in findings.definition.get("arms", [])]
+    flat = _flat_recipes(findings)
     columns = {key: [values.get(key, _ABSENT) for values in flat] for values in flat for key in values}
     texts = {key: list(dict.fromkeys(_text(value) for value in column)) for key, column in columns.items()}
     return {key: values for key, values in texts.items() if len(values) > 1}
@@ -22,8 +22,16 @@ def differing_keys(findings: Findings) -> dict[str, list[str]]:
 def shared_keys(findings: Findings) -> dict[str, str]:
     """Every recipe key that is the same in all arms."""
     differing = differing_keys(findings)
-    first: Mapping[str, Any] = next(iter(findings.definition.get("arms", [])), {})
-    return {key: _text(value) for key, value in _flatten(first.get("recipe", {})) if key not in differing}
+    return {key: _text(value) for flat in _flat_recipes(findings)[:1] for key, value in flat.items() if key not in differing}
+
+
+def _flat_recipes(findings: Findings) -> list[dict[str, Any]]:
+    """What each arm's recipe says by dotted key, with the number that was tuned for it."""
+    tuning = findings.tuning
+    return [
+        dict(_flatten(arm.get("recipe", {}))) | ({tuning.key: tuning.choice_for(arm["levels"]).value} if tuning else {})
+        for arm in findings.definition.get("arms", [])
+    ]
 
 
 def equal_arms(findings: Findings) -> list[list[str]]:
@@ -39,10 +47,9 @@ def equal_arms(findings: Findings) -> list[list[str]]:
 def _alike(findings: Findings) -> list[list[Arm]]:
     """Finished arms of the same accuracies, by accuracies: all that is worth a second look among thousands of runs."""
     groups: dict[bytes, list[Arm]] = {}
-    seeds = len(findings.definition.get("seeds", []))
     for arm in findings.arms if findings.has("accuracy") else []:
         results = findings.results(arm)
-        if len(results) == seeds and all(result.epochs for result in results):
+        if len(results) == findings.seeds_from_arm[findings.key(arm)] and all(result.epochs for result in results):
             groups.setdefault(findings.values(arm).tobytes(), []).append(arm)
     return [arms for arms in groups.values() if len(arms) > 1]
 

@@ -13,7 +13,7 @@ from allelse.report.accuracy import WAYS, mean_of
 from allelse.report.findings import Findings, finite
 from allelse.report.sameness import differing_keys
 from allelse.stats.runs import PROBLEMS
-from allelse.stats.sentences import number, p_text
+from allelse.stats.sentences import metric_text, number, p_text
 
 NONE = "–"
 
@@ -81,7 +81,29 @@ def parts_table(findings: Findings, verdict: stats.Verdict) -> Table | None:
         for part in verdict.parts
     )
     columns = ("comparison", "estimate", level, "p that it holds", "n", "correlation")
-    return Table(f"parts-{verdict.id}", f"All comparisons of {verdict.id}, uncorrected", columns, rows)
+    return Table(
+        f"parts-{verdict.id}", f"All comparisons of {verdict.id} in {metric_text(verdict.metric)}, uncorrected", columns, rows
+    )
+
+
+def tuning_table(findings: Findings) -> Table | None:
+    """The number that was chosen for each arm, or for arms that share a choice, with the score of every value tried."""
+    tuning = findings.tuning
+    if tuning is None:
+        return None
+    rows = tuple(
+        (
+            findings.arm_name(choice.levels) if choice.levels else "all arms",
+            f"{choice.value:g}" + (f" ({choice.at_edge} tried)" if choice.at_edge else ""),
+            *(
+                f"{tried.diverged} diverged" if tried.mean is None else value(tried.mean, tuning.metric)
+                for tried in choice.tried
+            ),
+        )
+        for choice in tuning.choices
+    )
+    columns = ("arm", f"{tuning.key} chosen", *(f"{tried.value:g}" for tried in tuning.choices[0].tried))
+    return Table("tuning", f"Tuning: mean {metric_text(tuning.metric)} of each value of {tuning.key}", columns, rows)
 
 
 def evaluation_table(findings: Findings) -> Table | None:

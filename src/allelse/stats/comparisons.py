@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from allelse.claims import speaks_of
+from allelse.design import matches
 from allelse.errors import StudyError
 from allelse.stats.effects import spread
 from allelse.stats.runs import Runs
@@ -145,7 +145,7 @@ def compare(
     runs = None if table.empty else Runs(table, list(dict.fromkeys(factor for arm in arms for factor in arm)))
     found = []
     for reference in references:
-        named: list[Mapping[str, Any] | None] = [arm for arm in arms if speaks_of(reference["arm"], arm)]
+        named: list[Mapping[str, Any] | None] = [arm for arm in arms if matches(reference["arm"], arm)]
         for arm in named or [None]:
             found.append(_beside(reference, arm, runs, 1 - alpha, why_not))
     family = [p for _, p in found if p is not None]

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, pairwise, product
+from itertools import combinations, pairwise
 from math import log2
-from typing import Any, Literal
+from typing import Literal
 
-from allelse.claims import Claim, Level, Trend, arm_text, is_number, level_key, level_text
+from allelse.claims import Claim, Setting, Trend, settings
+from allelse.design import Arm, Design, Level, arm_text, is_number, level_text
 
 Levels = Mapping[str, Sequence[Level]]
+"""the levels of each factor, or the ``Design`` where not all of their combinations are arms"""
 
 
 @dataclass(frozen=True)
 class Contrast:
     """One weighted sum of arms, and what the claim says of its mean over seeds."""
 
-    weights: tuple[tuple[Mapping[str, Level], float], ...]
-    """(arm, weight) in order; every factor of the study is in each arm"""
+    weights: tuple[tuple[Arm, float], ...]
+    """(arm, weight) in order; whole arms of the study"""
     test: Literal["above", "within"]
     """``above``: sign · mean > margin; ``within``: |mean| ≤ margin"""
     margin: float
@@ -36,11 +38,6 @@ class Contrast:
     """what is subtracted, in words"""
     at: str
     """the level of ``for_each``, in words; empty without one"""
-
-
-def ordered(levels: Sequence[Level]) -> list[Level]:
-    """Levels as ``along`` runs through them: numbers from low to high, anything else in the study's order."""
-    return sorted(levels, key=lambda level: float(level)) if all(map(is_number, levels)) else list(levels)
 
 
 def places(claim: Trend, levels: Sequence[Level]) -> list[float]:
@@ -58,59 +55,51 @@ def scale_of(claim: Trend, levels: Sequence[Level]) -> str:
 
 def contrasts(claim: Claim, levels_from_factor: Levels) -> list[Contrast]:
     """The contrasts of a claim that ``check_claims`` has passed; the claim is that all of them hold."""
-    single = {factor: levels[0] for factor, levels in levels_from_factor.items() if len(levels) == 1}
-    found = []
-    for level in levels_from_factor[claim.for_each] if claim.for_each else [None]:
-        at = {claim.for_each: level} if claim.for_each else {}
-        found += _contrasts_at({**single, **claim.where, **at}, arm_text(at), claim, levels_from_factor)
-    return found
+    design = Design.of(levels_from_factor)
+    return [contrast for setting in settings(claim, design) for contrast in _contrasts_at(claim, setting)]
 
 
-def _contrasts_at(base: dict[str, Any], at: str, claim: Claim, levels_from_factor: Levels) -> list[Contrast]:
+def _contrasts_at(claim: Claim, setting: Setting) -> list[Contrast]:
     sign = -1 if getattr(claim, "direction", "up") == "down" else 1
+    at = arm_text(setting.at)
 
-    def pair(a: Mapping[str, Level], b: Mapping[str, Level], test: Literal["above", "within"] = "above") -> Contrast:
+    def pair(plus: Arm, minus: Arm, a: Arm, b: Arm, test: Literal["above", "within"] = "above") -> Contrast:
         names = _short_names(a, b)
-        weights = (({**base, **a}, 1.0), ({**base, **b}, -1.0))
-        return Contrast(weights, test, getattr(claim, "margin", 0.0), sign, 1.0, *names, at)
+        return Contrast(((plus, 1.0), (minus, -1.0)), test, getattr(claim, "margin", 0.0), sign, 1.0, *names, at)
 
-    if claim.kind == "higher":
-        return [pair(claim.a, claim.b)]
-    if claim.kind == "within":
-        return [pair(claim.a, claim.b, "within")]
+    if claim.kind == "higher" or claim.kind == "within":
+        test: Literal["above", "within"] = "within" if claim.kind == "within" else "above"
+        return [pair(arms["a"], arms["b"], claim.a, claim.b, test) for _, arms in setting.rows]
     if claim.kind == "best":
-        return [pair(claim.arm, other) for other in _others(claim.arm, levels_from_factor)]
-    along = claim.along
-    levels = ordered(levels_from_factor[along])
-    if claim.kind == "monotone":
-        return [pair({along: later}, {along: earlier}) for earlier, later in pairwise(levels)]
-    if claim.kind == "stable":
-        return [pair({along: later}, {along: earlier}, "within") for earlier, later in combinations(levels, 2)]
-    return [_slope(base, at, claim, levels, sign)]
+        pairs = [(arms["arm"], arms["other"]) for _, arms in setting.rows]
+        return [pair(arm, other, claim.arm, _told_apart(other, claim.arm, arm)) for arm, other in pairs]
+    if claim.kind == "trend":
+        return [_slope(claim, setting, sign)] if len(setting.rows) > 1 else []
+    steps = pairwise(setting.rows) if claim.kind == "monotone" else combinations(setting.rows, 2)
+    test = "within" if claim.kind == "stable" else "above"
+    return [
+        pair(later[""], earlier[""], later_step, earlier_step, test) for (earlier_step, earlier), (later_step, later) in steps
+    ]
 
 
-def _slope(base: dict[str, Any], at: str, claim: Trend, levels: Sequence[Level], sign: int) -> Contrast:
-    x = places(claim, levels)
+def _slope(claim: Trend, setting: Setting, sign: int) -> Contrast:
+    x = places(claim, [step[claim.along] for step, _ in setting.rows])
     centre = sum(x) / len(x)
     squares = sum((place - centre) ** 2 for place in x)
-    weights: list[tuple[Mapping[str, Level], float]] = []
-    names = ("", "")
-    for level, place in zip(levels, x, strict=True):
+    weights: list[tuple[Arm, float]] = []
+    for (_, arms), place in zip(setting.rows, x, strict=True):
         weight = (place - centre) / squares
-        if claim.a is None or claim.b is None:
-            weights.append(({**base, claim.along: level}, weight))
-        else:
-            names = _short_names(claim.a, claim.b)
-            weights += [({**base, **claim.a, claim.along: level}, weight), ({**base, **claim.b, claim.along: level}, -weight)]
-    return Contrast(tuple(weights), "above", 0.0, sign, x[-1] - x[0], *names, at)
+        weights += [(arms[""], weight)] if "" in arms else [(arms["a"], weight), (arms["b"], -weight)]
+    names = _short_names(claim.a, claim.b) if claim.a and claim.b else ("", "")
+    return Contrast(tuple(weights), "above", 0.0, sign, x[-1] - x[0], *names, arm_text(setting.at))
 
 
-def _others(arm: Mapping[str, Level], levels_from_factor: Levels) -> list[dict[str, Level]]:
-    combined = [dict(zip(arm, levels, strict=True)) for levels in product(*(levels_from_factor[factor] for factor in arm))]
-    return [other for other in combined if any(level_key(other[factor]) != level_key(arm[factor]) for factor in arm)]
+def _told_apart(other: Arm, named: Arm, arm: Arm) -> Arm:
+    """The levels that tell another arm apart from the best one: of the factors named, and of those that the best one lacks."""
+    return {factor: level for factor, level in other.items() if factor in named or factor not in arm}
 
 
-def _short_names(a: Mapping[str, Level], b: Mapping[str, Level]) -> tuple[str, str]:
+def _short_names(a: Arm, b: Arm) -> tuple[str, str]:
     """Two arms in words; the bare level where one factor named in letters tells them apart."""
     if len(a) == 1 and a.keys() == b.keys() and all(isinstance(level, str) for level in (*a.values(), *b.values())):
         return (level_text(next(iter(a.values()))), level_text(next(iter(b.values()))))

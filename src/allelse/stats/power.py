@@ -7,13 +7,14 @@ over the number of claims.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from scipy import special
 
-from allelse.claims import Claim, Level
-from allelse.stats.contrasts import Contrast, contrasts
+from allelse.claims import Claim
+from allelse.design import Arm
+from allelse.stats.contrasts import Contrast, Levels, contrasts
 from allelse.stats.effects import SIGN_FLIP_FROM
 from allelse.stats.sentences import is_accuracy, number, quantity
 
@@ -38,8 +39,8 @@ class Decidability:
 
 def decidability(
     claims: Sequence[Claim],
-    levels_from_factor: Mapping[str, Sequence[Level]],
-    n: int,
+    levels_from_factor: Levels,
+    n: int | Callable[[Arm], int],
     alpha: float = 0.05,
     sd: float = 1.0,
     effect: float = 2.0,
@@ -48,8 +49,8 @@ def decidability(
 
     Arguments:
         claims: all that the study declares.
-        levels_from_factor: the study's levels.
-        n: planned seeds.
+        levels_from_factor: the study's levels, or its ``Design``.
+        n: planned seeds, of every arm or as a function of the arm.
         alpha: of the verdicts.
         sd: standard deviation over seeds of the difference of two arms, in percentage points. The default is an assumption;
             a study's own first seeds know better.
@@ -60,7 +61,12 @@ def decidability(
         one entry a claim, in order. ``sd`` and ``effect`` say nothing of metrics other than accuracies, for which two seeds
         count as enough.
     """
-    return [_decidability(claim, contrasts(claim, levels_from_factor), n, alpha / len(claims), sd, effect) for claim in claims]
+    found = []
+    for claim in claims:
+        needed = contrasts(claim, levels_from_factor)
+        seeds = min(n(arm) for each in needed for arm, _ in each.weights) if callable(n) else n
+        found.append(_decidability(claim, needed, seeds, alpha / len(claims), sd, effect))
+    return found
 
 
 def sign_flip_note(n: int) -> str:

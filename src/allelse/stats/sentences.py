@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from allelse.claims import Claim, arm_text
-from allelse.records import METRICS
+from allelse.claims import Claim
+from allelse.design import arm_text
+from allelse.records import CHOSEN_ON_TEST, METRICS
 from allelse.stats.contrasts import Contrast
 
 if TYPE_CHECKING:
@@ -19,6 +20,12 @@ ARMS_NAMED = 3
 def is_accuracy(metric: str) -> bool:
     """Whether a metric is in percent, so that its differences are percentage points."""
     return METRICS.get(metric, "").startswith("percent")
+
+
+def metric_text(metric: str) -> str:
+    """A metric in words, with a warning where it is chosen on the test split."""
+    warning = " (chosen on the test split: optimistic)" if metric in CHOSEN_ON_TEST else ""
+    return metric.replace("_", " ") + warning
 
 
 def number(value: float, metric: str, signed: bool = False) -> str:
@@ -36,9 +43,9 @@ def p_text(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def failed_runs(trouble_from_arm: Mapping[str, Mapping[str, int]], seeds: int) -> str:
+def failed_runs(trouble_from_arm: Mapping[str, Mapping[str, int]], seeds_from_arm: Mapping[str, int]) -> str:
     """The reason of a claim whose runs are not all there: what happened to how many seeds of which arm."""
-    texts = [f"{seeds_lost(problems, seeds)} in {arm}" for arm, problems in trouble_from_arm.items()]
+    texts = [f"{seeds_lost(problems, seeds_from_arm[arm])} in {arm}" for arm, problems in trouble_from_arm.items()]
     more = len(texts) - ARMS_NAMED
     return "; ".join(texts[:ARMS_NAMED]) + (f"; and so on in {more} more arm{'s' if more > 1 else ''}" if more > 0 else "")
 
@@ -99,7 +106,7 @@ def _which(found: Verdict, alpha: float) -> str:
 
 
 def _finding(claim: Claim, contrast: Contrast, part: Part) -> str:
-    metric = claim.metric.replace("_", " ")
+    metric = metric_text(claim.metric)
     at = f" at {contrast.at}" if contrast.at else ""
     if part.estimate is None:
         return f"no seed has all the runs that this {metric} needs{at}"

@@ -26,13 +26,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from math import isfinite
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from allelse.claims import Claim, Level, arm_text, check_claims, level_key
+from allelse.claims import Claim, check_claims
+from allelse.design import Design, arm_text, is_absent, level_key
 from allelse.errors import StudyError
 from allelse.stats.contrasts import Contrast, Levels, contrasts
 from allelse.stats.effects import Floats, correlation, one_sided, sign_flip, sign_patterns, spread, t_interval
@@ -128,8 +130,8 @@ def verdicts(
         claims: all that the study declares, since the correction is over all of them.
         table: one row a run: factor columns with level labels, ``seed``, ``status`` (done, diverged, failed, pending), metrics.
         alpha: the probability of any wrong verdict in the study that is accepted, in (0, 0.5).
-        levels_from_factor: the study's levels in order; left out, the factors are those that the claims name and the levels
-            those of the table, so that a level without any row is not missed.
+        levels_from_factor: the study's levels in order, or its ``Design`` where not all combinations are arms; left out, the
+            factors are those that the claims name, the levels and arms those of the table: one without any row is not missed.
         generator: draws sign patterns beyond 16 seeds; left out, one and the same for every call.
 
     Returns:
@@ -171,30 +173,40 @@ class _Patterns(dict[int, "Floats | None"]):
         return self[n]
 
 
-def _levels_in(table: pd.DataFrame, claims: Sequence[Claim]) -> dict[str, list[Level]]:
+def _levels_in(table: pd.DataFrame, claims: Sequence[Claim]) -> Levels:
     named: dict[str, None] = {}
     for claim in claims:
         arms = claim.arms().values()
         named |= dict.fromkeys([*claim.where, *(factor for arm in arms for factor in arm)])
         named |= dict.fromkeys(factor for factor in (claim.runs_along(), claim.for_each) if factor is not None)
-    present = [factor for factor in named if factor in table.columns]
-    return {factor: list({level_key(level): level for level in table[factor].tolist()}.values()) for factor in present}
+    cells = {factor: table[factor].tolist() for factor in named if factor in table.columns}
+    levels = {
+        factor: list({level_key(level): level for level in column if not is_absent(level)}.values())
+        for factor, column in cells.items()
+    }
+    if not any(map(is_absent, chain.from_iterable(cells.values()))):
+        return levels
+    rows = (dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True))
+    arms_there = {tuple(map(level_key, row.values())): row for row in rows}.values()
+    return Design(levels, [{factor: level for factor, level in row.items() if not is_absent(level)} for row in arms_there])
 
 
 def _evidence(claim: Claim, runs: Runs, levels: Levels, alpha: float, patterns_from_n: _Patterns) -> _Evidence:
     needed = contrasts(claim, levels)
     parts, sign_flips = [], []
     trouble_from_arm: dict[str, Mapping[str, int]] = {}
+    seeds_from_arm: dict[str, int] = {}
     for contrast in needed:
         values, equal, pairing, trouble = _values(contrast, claim.metric, runs)
-        trouble_from_arm |= trouble
+        trouble_from_arm |= {arm: problems for arm, (problems, _) in trouble.items()}
+        seeds_from_arm |= {arm: seeds for arm, (_, seeds) in trouble.items()}
         part, flips = _part(contrast, values, equal, pairing, alpha, patterns_from_n[len(values)])
         parts.append(part)
         sign_flips.append(flips)
     if trouble_from_arm:
-        return _Evidence(claim, needed, parts, failed_runs(trouble_from_arm, len(runs.seeds)))
-    if len(runs.seeds) < 2:
-        return _Evidence(claim, needed, parts, f"{len(runs.seeds)} seed: no interval; at least 2 are needed")
+        return _Evidence(claim, needed, parts, failed_runs(trouble_from_arm, seeds_from_arm))
+    if (fewest := min(part.n for part in parts)) < 2:
+        return _Evidence(claim, needed, parts, f"{fewest} seed: no interval; at least 2 are needed")
     p_support, p_refute = _all_hold([(part.p_support or 0.0, part.p_refute or 0.0) for part in parts])
     p_sign_flip = min(_all_hold([flips for flips in sign_flips if flips])) if all(sign_flips) else None
     return _Evidence(claim, needed, parts, None, p_support, p_refute, p_sign_flip)
@@ -205,15 +217,18 @@ def _all_hold(p: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return (max(support for support, _ in p), min(1.0, len(p) * min(refute for _, refute in p)))
 
 
-def _values(contrast: Contrast, metric: str, runs: Runs) -> tuple[Floats, bool, float | None, dict[str, Mapping[str, int]]]:
-    """One value a complete seed; whether the arms are equal; the correlation; what is wrong, by arm."""
-    trouble: dict[str, Mapping[str, int]] = {}
+def _values(
+    contrast: Contrast, metric: str, runs: Runs
+) -> tuple[Floats, bool, float | None, dict[str, tuple[Mapping[str, int], int]]]:
+    """One value a complete seed; whether the arms are equal; the correlation; by arm what is wrong, and of how many seeds."""
+    trouble: dict[str, tuple[Mapping[str, int], int]] = {}
     columns = []
     for arm, _ in contrast.weights:
         column, problems = runs.values(arm, metric)
         columns.append(column)
         if problems:
-            trouble[arm_text({factor: arm[factor] for factor in runs.varied} or arm)] = problems
+            name = arm_text({factor: arm[factor] for factor in runs.varied if factor in arm} or arm)
+            trouble[name] = problems, len(runs.seeds_of(arm))
     y = np.array(columns)
     y = y[:, np.isfinite(y).all(axis=0)]
     total, plus, minus = np.zeros(y.shape[1]), np.zeros(y.shape[1]), np.zeros(y.shape[1])

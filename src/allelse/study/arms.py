@@ -1,0 +1,91 @@
+"""Arms: a raw recipe, the factors and what is otherwise for some arms in; every arm with its checked recipe and seeds out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from allelse.design import Level, matches
+from allelse.errors import StudyError
+from allelse.messages import Origin, Path, Place
+from allelse.recipe import Recipe
+from allelse.study.changes import covers, put
+from allelse.study.factors import Factor
+from allelse.study.file import Adjust
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One combination of levels, and the whole recipe that it trains."""
+
+    levels: Mapping[str, Level]
+    """by factor, without the factors that exist only in other arms"""
+    recipe: Recipe
+    seeds: tuple[int, ...]
+    """the study's first ones, so that any two arms share as many as the one with fewer has"""
+
+    @property
+    def name(self) -> str:
+        """Levels joined for people: 'sigmoid, depth 8' reads well; keys are shortened to their last part."""
+        return ", ".join(f"{factor.rpartition('.')[2]} {level}" for factor, level in self.levels.items()) or "the only arm"
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Makes arms from their levels."""
+
+    recipe: Mapping[str, Any]
+    """raw, as the file, ``[quick]`` and the command line leave it"""
+    factors: Mapping[str, Factor]
+    adjust: Sequence[tuple[Path, Adjust]]
+    """each with where it stands"""
+    seeds: tuple[int, ...]
+    """of every arm, unless ``adjust`` says otherwise"""
+    place: Place
+    changes: Sequence[str]
+    """``key=value`` texts from the command line"""
+    quick: Sequence[str]
+    """recipe keys that ``[quick]`` set"""
+
+    def build(self, levels: Mapping[str, Level]) -> tuple[Arm, dict[str, Path]]:
+        """One arm, and where each key stands that its factors and adjustments set.
+
+        Raises:
+            StudyError: a value does not fit, or one of these undoes what another one sets.
+        """
+        raw = copy.deepcopy(dict(self.recipe))
+        moved: dict[str, Path] = {}
+        for name, label in levels.items():
+            factor = self.factors[name]
+            self._set(raw, factor.levels[label], factor.stands, moved)
+        by_factors, seeds = dict(moved), self.seeds
+        for stands, adjust in self.adjust:
+            if matches(adjust.where, levels):
+                self._set(raw, adjust.set, stands, dict(by_factors))  # a later one may change what an earlier one sets
+                moved |= dict.fromkeys(adjust.set, stands)
+                seeds = self.seeds if adjust.seeds is None else tuple(range(seeds[0], seeds[0] + adjust.seeds))
+        with self.place.named(Origin(raw, self.changes, moved, self.quick)):
+            return Arm(levels, Recipe.model_validate(raw), seeds), moved
+
+    def _set(self, raw: dict[str, Any], values: Mapping[str, Any], stands: Path, moved: dict[str, Path]) -> None:
+        for key, value in values.items():
+            for other, other_stands in moved.items():
+                if other_stands != stands and covers(key, other):
+                    raise self.place.error(
+                        stands, f"sets {key} and so undoes what {'.'.join(map(str, other_stands))} sets; let one of them set it"
+                    )
+            with placed(self.place, stands):
+                put(raw, key, value)
+        moved |= dict.fromkeys(values, stands)
+
+
+@contextmanager
+def placed(place: Place, path: Path) -> Iterator[None]:
+    """Let a ``StudyError`` inside this block say where the value stands."""
+    try:
+        yield
+    except StudyError as error:
+        raise place.error(path, str(error)) from None

@@ -1,0 +1,52 @@
+"""Changes of a recipe's raw values: dotted keys, tables laid over tables, and the ``key=value`` texts of ``--set``."""
+
+from __future__ import annotations
+
+import copy
+import tomllib
+from collections.abc import Mapping
+from typing import Any
+
+from allelse.errors import StudyError
+
+
+def put(recipe: dict[str, Any], key: str, value: Any) -> None:
+    """Set the dotted ``key``; a part given by its name alone becomes a table first."""
+    *parents, last = key.split(".")
+    node = recipe
+    for parent in parents:
+        child = node.get(parent, {})
+        if isinstance(child, str):
+            child = {"name": child}
+        if not isinstance(child, dict):
+            raise StudyError(f"{parent} is {child!r}, which has no keys of its own; name an existing key of the recipe")
+        node[parent] = child
+        node = child
+    node[last] = copy.deepcopy(value)
+
+
+def merge(recipe: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Put ``changes`` over ``recipe``, table by table; a table with a ``name`` is a part and replaces what was there."""
+    for key, value in changes.items():
+        if "." in key:
+            put(recipe, key, value)
+        elif isinstance(value, Mapping) and "name" not in value and isinstance(recipe.get(key), dict):
+            merge(recipe[key], value)
+        else:
+            recipe[key] = copy.deepcopy(value)
+
+
+def covers(moved: str, key: str) -> bool:
+    """Whether setting ``moved`` sets ``key``: it is the same, or a table that ``key`` stands in."""
+    return key == moved or key.startswith(f"{moved}.")
+
+
+def parse_change(change: str) -> tuple[str, Any]:
+    """The key and the value of a ``--set``; what is no TOML is a text."""
+    key, equals, text = change.partition("=")
+    if not equals or not key.strip():
+        raise StudyError(f"--set {change}: allowed: key=value, e.g. --set epochs=2 or --set 'model.depth=[1, 2]'")
+    try:
+        return key.strip(), tomllib.loads(f"value = {text}")["value"]
+    except (ValueError, RecursionError):
+        return key.strip(), text.strip()

@@ -1,0 +1,145 @@
+"""Factors: the ``[factors]`` table in; what each level sets in the recipe, and which combinations of levels there are, out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from allelse.design import Condition, Level, level_key, level_text, matches
+from allelse.errors import StudyError, did_you_mean
+from allelse.messages import Place
+
+COLUMNS = (
+    *("run", "arm", "seed", "status", "error", "accuracy", "purpose"),
+    *("n", "mean", "sd", "low", "high", "diverged", "failed", "pending"),
+)
+"""what the tables call their own columns, so that no factor may have such a name"""
+
+ALLOWED = "allowed: a list of levels, a table of named levels with the keys each one sets, or { when = …, levels = … }"
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One thing that is varied."""
+
+    levels: Mapping[Level, Mapping[str, Any]]
+    """the recipe keys that each level sets, by its label"""
+    when: Condition
+    """levels of earlier factors: only arms with these have this factor; empty where all arms have it"""
+    stands: tuple[str, ...]
+    """where it stands in the study file"""
+
+
+def read_factors(raw: Mapping[str, Any], place: Place, under: str = "factors") -> dict[str, Factor]:
+    """The factors of a ``[factors]`` table, in its order.
+
+    Raises:
+        StudyError: a factor's name is taken, or its value is no list and no table of levels.
+    """
+    factors = {}
+    for name, value in raw.items():
+        path = (*under.split("."), name)
+        if name in COLUMNS:
+            raise place.error(path, f"the tables have a column of this name; allowed: any but {', '.join(COLUMNS)}")
+        when: Condition = {}
+        if isinstance(value, Mapping) and {"when", "levels"} & set(value):
+            when, value = _conditional(value, path, place)
+        factors[name] = Factor(_levels(name, value, path, place), when, path)
+    return factors
+
+
+def _conditional(value: Mapping[str, Any], path: tuple[str, ...], place: Place) -> tuple[Condition, Any]:
+    for key in value:
+        if key not in ("when", "levels"):
+            raise place.error((*path, key), "a factor with when or levels has no other keys; put named levels into levels")
+    if "levels" not in value:
+        raise place.error(path, "levels is missing beside when; add it, or name no level 'when'")
+    when = value.get("when", {})
+    if not isinstance(when, Mapping):
+        raise place.error((*path, "when"), f"{when!r}; allowed: a table of levels by factor")
+    return when, value["levels"]
+
+
+def _levels(name: str, value: Any, path: tuple[str, ...], place: Place) -> dict[Level, Mapping[str, Any]]:
+    if isinstance(value, Mapping) and value and all(isinstance(moved, Mapping) for moved in value.values()):
+        labelled = [(_number_or_text(label), dict(moved)) for label, moved in value.items()]
+    elif isinstance(value, list) and value:
+        labelled = [(_label(level), {name: level}) for level in value]
+    else:
+        raise place.error(path, f"{value!r}; {ALLOWED}")
+    if len({label for label, _ in labelled}) < len(labelled):  # 1, 1.0 and true are one level, as in any dict
+        raise place.error(path, f"{value!r} names a level twice; allowed: each level once")
+    return dict(labelled)
+
+
+def _label(level: Any) -> Level:
+    if isinstance(level, Mapping):
+        options = ", ".join(f"{key}={value}" for key, value in level.items() if key != "name")
+        return f"{level.get('name', '')}({options})" if options else str(level.get("name"))
+    if isinstance(level, list):
+        return "-".join(map(str, level)) or "none"
+    return level
+
+
+def _number_or_text(name: str) -> Level:
+    """The label of a named level: TOML writes keys as texts, but a level that is called 16 is a number to trends and axes."""
+    if re.fullmatch(r"-?(0|[1-9]\d{0,15})", name):
+        return int(name)
+    return float(name) if re.fullmatch(r"-?(0|[1-9]\d*)(\.\d+)?(e[+-]?\d+)?", name) else name
+
+
+def replaced_levels(change: str, name: str, value: Any, known: Factor) -> Factor:
+    """The levels that ``--set name=value`` leaves: known ones by their labels, new ones where a level is a value."""
+    given = _levels(name, value if isinstance(value, list) else [value], ("factors", name), Place(f"--set {change}", "", {}))
+    if any(
+        set(moved) != {name} for moved in known.levels.values()
+    ):  # named levels of several keys: nobody can make up a new one
+        for label in given:
+            if label not in known.levels:
+                allowed = did_you_mean(label, [*map(str, known.levels)])
+                raise StudyError(f"--set {change}: {label!r} is no level of {name!r}; {allowed}")
+    return replace(known, levels={label: known.levels.get(label, moved) for label, moved in given.items()})
+
+
+# ── conditions ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def check_condition(
+    condition: Mapping[str, Any], factors: Mapping[str, Factor], path: Sequence[str | int], place: Place
+) -> None:
+    """Refuse a condition on a factor or a level that is not among ``factors``; ``path`` is where it stands."""
+    for name, levels in condition.items():
+        if name not in factors:
+            raise place.error((*path, name), f"there is no factor {name!r} here; {did_you_mean(name, list(factors))}")
+        known = list(factors[name].levels)
+        if levels == []:
+            raise place.error((*path, name), f"[]; allowed: a level or a list of levels of {', '.join(map(level_text, known))}")
+        for level in levels if isinstance(levels, list) else [levels]:
+            if level_key(level) not in map(level_key, known):
+                allowed = did_you_mean(level_text(level), [*map(level_text, known)])
+                raise place.error((*path, name), f"{name!r} has no level {level_text(level)!r}; {allowed}")
+
+
+def check_conditions(factors: Mapping[str, Factor], place: Place) -> None:
+    """Refuse a ``when`` on anything but levels of the factors before it."""
+    before: dict[str, Factor] = {}
+    for name, factor in factors.items():
+        later = [other for other in factor.when if other in factors and other not in before]
+        if later:
+            raise place.error((*factor.stands, "when"), f"{later[0]!r} stands after this factor, or is itself; put it before")
+        check_condition(factor.when, before, (*factor.stands, "when"), place)
+        before[name] = factor
+
+
+def combinations(factors: Mapping[str, Factor]) -> list[dict[str, Level]]:
+    """Every combination of levels, the last factor fastest; one for all levels of a factor where it does not exist."""
+    combined: list[dict[str, Level]] = [{}]
+    for name, factor in factors.items():
+        combined = [
+            one
+            for levels in combined
+            for one in ([{**levels, name: label} for label in factor.levels] if matches(factor.when, levels) else [levels])
+        ]
+    return combined

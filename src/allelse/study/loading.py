@@ -1,0 +1,251 @@
+"""Loading: a packaged name or a TOML file, with what the command line changes, in; a checked ``Study`` out.
+
+Everything a study says is checked here, before anything is trained: unknown keys, wrong types, impossible values, claims
+about arms that are not there. Each mistake is one ``StudyError`` line with file, line, key, the value given, what is allowed.
+What the file declares is held against its own levels, not those that ``[quick]`` or ``--set`` leave: a claim or an exclusion
+whose levels these take away is passed over.
+"""
+
+from __future__ import annotations
+
+import copy
+import shlex
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from allelse.claims import Claim, check_claims
+from allelse.design import Design, Level, arm_text, condition_text, level_key, level_text, matches
+from allelse.errors import StudyError, did_you_mean
+from allelse.messages import Path as Stands
+from allelse.messages import Place, one_line
+from allelse.records import METRICS
+from allelse.study.arms import Arm, Builder, placed
+from allelse.study.changes import covers, merge, parse_change, put
+from allelse.study.factors import Factor, check_condition, check_conditions, combinations, read_factors, replaced_levels
+from allelse.study.file import Adjust, Quick, Reference, StudyFile, read
+from allelse.study.tuning import check_tuning, read_tune
+from allelse.study.whole import Study
+
+MOST_NAMED = 6
+"""excluded combinations that a note names one by one"""
+
+
+def load(name_or_path: str | Path, *, quick: bool = False, seeds: int | None = None, changes: Sequence[str] = ()) -> Study:
+    """Read and check a study.
+
+    Arguments:
+        name_or_path: a packaged study's name, or a TOML file.
+        quick: put in what the file's ``[quick]`` table changes.
+        seeds: number of seeds of every arm instead of the file's.
+        changes: ``key=value`` as with ``--set``: a recipe key, a factor whose levels it replaces, or a key of ``[tune]``.
+
+    Raises:
+        StudyError: the file is not there or not valid, or a change is not.
+    """
+    source, text = read(str(name_or_path))
+    try:
+        raw = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # besides TOMLDecodeError: numbers of thousands of digits, deep nesting
+        raise StudyError(f"{source}: not valid TOML: {one_line(error)}; mend the file there") from None
+    place = Place(source, text, raw)
+    if quick and "quick" not in raw:
+        raise StudyError(f"{source}: has no [quick] table, so --quick has nothing to change; add one or leave --quick out")
+    if quick_table := raw.get("quick"):
+        raw["quick"] = _quick_table(quick_table)
+    with place.named():
+        file = StudyFile.model_validate(raw)
+    own_factors = read_factors(file.factors, place)
+    _check_declared(file, own_factors, place)
+
+    put_in = file.quick if quick else Quick()
+    factors = _with_quick(own_factors, put_in, place)
+    recipe = copy.deepcopy(file.recipe)
+    for key, value in put_in.recipe.items():
+        with placed(place, ("quick", key)):
+            merge(recipe, {key: value})
+    for change in changes:
+        key, value = parse_change(change)
+        if key in factors:
+            factors[key] = replaced_levels(change, key, value, factors[key])
+        elif not covers("tune", key):
+            with placed(Place(f"--set {change}", "", {}), (key,)):
+                put(recipe, key, value)
+    count = seeds if seeds is not None else put_in.seeds or file.study.seeds
+    if not 1 <= count <= 10_000:
+        raise StudyError(f"--seeds {count}: allowed: 1 to 10000")
+    all_seeds = tuple(range(file.study.first_seed, file.study.first_seed + count))
+
+    combined = combinations(factors)
+    excluded = [levels for levels in combined if _is_excluded(file, levels)]
+    adjust = _adjust(file, put_in, keep_seeds=seeds is None)
+    build = Builder(recipe, factors, adjust, all_seeds, place, changes, list(put_in.recipe)).build
+    built = [build(levels) for levels in combined if not _is_excluded(file, levels)]
+    if not built:
+        raise StudyError(f"{source}: exclude: no arm is left; leave out --quick or the --set that takes the others away")
+    arms = tuple(arm for arm, _ in built)
+    _check_take_effect(changes, factors, [moved for _, moved in built])
+    study = Study(
+        name=file.study.name + ("-quick" if quick else ""),
+        question=file.study.question,
+        seeds=all_seeds,
+        alpha=file.study.alpha,
+        factors=_levels_there(factors, arms),
+        arms=arms,
+        excluded=tuple(excluded),
+        tune=read_tune(file, put_in, changes, source),
+        claims=file.claims,
+        references=file.references,
+        notes=(*_conditions(factors, arms), *_exclusions(excluded, len(combined)), *_adjustments(adjust, arms)),
+        quick=quick,
+        command=_command(name_or_path, quick, seeds, changes),
+    )
+    return check_tuning(study, [moved for _, moved in built], changes, place)
+
+
+def _command(name_or_path: str | Path, quick: bool, seeds: int | None, changes: Sequence[str]) -> str:
+    options = ["--quick"] if quick else []
+    options += ["--seeds", str(seeds)] if seeds is not None else []
+    options += [word for change in changes for word in ("--set", change)]
+    return shlex.join(["allelse", "run", str(name_or_path), *options])
+
+
+# ── what the file declares ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _check_declared(file: StudyFile, factors: Mapping[str, Factor], place: Place) -> None:
+    """Hold conditions, exclusions, adjustments, claims and references against the file's own factors."""
+    check_conditions(factors, place)
+    combined = combinations(factors)
+    for number, condition in enumerate(file.exclude):
+        check_condition(condition, factors, ("exclude", number), place)
+        if not any(matches(condition, levels) for levels in combined):
+            raise place.error(("exclude", number), f"no arm has {condition_text(condition)}, so this excludes nothing")
+    left = [levels for levels in combined if not _is_excluded(file, levels)]
+    if not left:
+        raise place.error(("exclude", 0), "every combination of levels is excluded; leave at least one")
+    for number, adjust in enumerate(file.adjust):
+        check_condition(adjust.where, factors, ("adjust", number, "where"), place)
+        if not any(matches(adjust.where, levels) for levels in left):
+            raise place.error(
+                ("adjust", number, "where"), f"no arm has {condition_text(adjust.where)}; name arms that there are"
+            )
+    for factor in (file.tune.per or ()) if file.tune else ():
+        if factor not in factors:
+            raise place.error(("tune", "per"), f"there is no factor {factor!r}; {did_you_mean(factor, list(factors))}")
+    design = Design({name: list(factor.levels) for name, factor in factors.items()}, left)
+    _check_claims(file.claims, design, place)
+    _check_references(file.references, design, place)
+
+
+def _check_claims(claims: Sequence[Claim], design: Design, place: Place) -> None:
+    for number, claim in enumerate(claims):
+        if claim.metric not in METRICS:
+            raise place.error(("claims", number, "metric"), f"{claim.metric!r}; {did_you_mean(claim.metric, list(METRICS))}")
+    for number in range(len(claims)):  # the claims up to this one, so that the first mistake is this one's
+        try:
+            check_claims(claims[: number + 1], design)
+        except StudyError as error:
+            raise place.error(("claims", number), str(error)) from None
+
+
+def _check_references(references: Sequence[Reference], design: Design, place: Place) -> None:
+    for number, reference in enumerate(references):
+        for factor, level in reference.arm.items():
+            if factor not in design:
+                raise place.error(
+                    ("references", number),
+                    f"{reference.source!r} names the factor {factor!r}; {did_you_mean(factor, list(design))}",
+                )
+            if level_key(level) not in map(level_key, design[factor]):
+                allowed = [level_text(label) for label in design[factor]]
+                raise place.error(
+                    ("references", number), f"{reference.source!r}: {factor} = {level!r}; {did_you_mean(level, allowed)}"
+                )
+        if not design.find(reference.arm, {}):
+            raise place.error(("references", number), f"{reference.source!r}: {design.why_none(reference.arm, {})}")
+
+
+# ── what --quick and --set change ───────────────────────────────────────────────────────────────────────────────────
+
+
+def _quick_table(raw: Any) -> Any:
+    """``[quick]`` holds recipe keys beside those of its own; sort them apart."""
+    if not isinstance(raw, dict):
+        return raw
+    own = {key: raw[key] for key in Quick.model_fields if key in raw and key != "recipe"}
+    return {**own, "recipe": {key: value for key, value in raw.items() if key not in own}}
+
+
+def _with_quick(own: Mapping[str, Factor], quick: Quick, place: Place) -> dict[str, Factor]:
+    """The factors with the levels of ``[quick.factors]``; a factor that only some arms have stays one."""
+    factors = dict(own)
+    for name, factor in read_factors(quick.factors, place, under="quick.factors").items():
+        check_condition(factor.when, factors, (*factor.stands, "when"), place)
+        factors[name] = factor if factor.when or name not in own else replace(factor, when=own[name].when)
+    for number, adjust in enumerate(quick.adjust or ()):
+        check_condition(adjust.where, factors, ("quick", "adjust", number, "where"), place)
+    return factors
+
+
+def _adjust(file: StudyFile, quick: Quick, *, keep_seeds: bool) -> list[tuple[Stands, Adjust]]:
+    """The adjustments that hold; a number of seeds for all arms, from ``--seeds`` or ``[quick]``, goes before their own."""
+    if quick.adjust is not None:
+        found: list[tuple[Stands, Adjust]] = [(("quick", "adjust", number), each) for number, each in enumerate(quick.adjust)]
+    else:
+        found = [(("adjust", number), each) for number, each in enumerate(file.adjust)]
+        keep_seeds = keep_seeds and quick.seeds is None
+    return found if keep_seeds else [(stands, each.model_copy(update={"seeds": None})) for stands, each in found]
+
+
+def _check_take_effect(changes: Sequence[str], factors: Mapping[str, Factor], moved: Sequence[Mapping[str, Stands]]) -> None:
+    """Refuse a change of what every arm sets anew: it would be passed over in silence."""
+    for change in changes:
+        key, _ = parse_change(change)
+        if key in factors:
+            continue
+        movers = [next((stands for other, stands in keys.items() if covers(other, key)), None) for keys in moved]
+        if all(movers):
+            one, *more = dict.fromkeys(movers)
+            who = f"every level of the factor {one[-1]!r}" if one and not more and "factors" in one else "every arm"
+            raise StudyError(one_line(f"--set {change}: {who} sets {key}, so this would change nothing"))
+
+
+# ── which arms there are ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _is_excluded(file: StudyFile, levels: Mapping[str, Level]) -> bool:
+    return any(matches(condition, levels) for condition in file.exclude)
+
+
+def _levels_there(factors: Mapping[str, Factor], arms: Sequence[Arm]) -> dict[str, tuple[Level, ...]]:
+    """The labels that some arm has, by factor, without the factors that no arm has."""
+    there = {name: {arm.levels[name] for arm in arms if name in arm.levels} for name in factors}
+    return {name: tuple(label for label in factors[name].levels if label in labels) for name, labels in there.items() if labels}
+
+
+def _conditions(factors: Mapping[str, Factor], arms: Sequence[Arm]) -> list[str]:
+    there = _levels_there(factors, arms)
+    return [f"{name}: only where {condition_text(factors[name].when)}" for name in there if factors[name].when]
+
+
+def _exclusions(excluded: Sequence[Mapping[str, Level]], combined: int) -> list[str]:
+    if not excluded:
+        return []
+    named = "; ".join(map(arm_text, excluded[:MOST_NAMED]))
+    more = f"; and {len(excluded) - MOST_NAMED} more" if len(excluded) > MOST_NAMED else ""
+    return [f"excluded: {len(excluded)} of {combined} combinations: {named}{more}"]
+
+
+def _adjustments(adjust: Sequence[tuple[Stands, Adjust]], arms: Sequence[Arm]) -> list[str]:
+    notes = []
+    for _, each in adjust:
+        count = sum(matches(each.where, arm.levels) for arm in arms)
+        what = [f"{key} = {value}" for key, value in each.set.items()]
+        what += [f"{each.seeds} seeds"] if each.seeds is not None else []
+        if count and what:
+            where = f"where {condition_text(each.where)}" if each.where else "in all arms"
+            notes.append(f"{where}: {', '.join(what)} ({count} arm{'s' if count > 1 else ''})")
+    return notes

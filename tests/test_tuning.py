@@ -1,0 +1,539 @@
+"""Tuning: a number chosen per arm on the validation split before the comparison: told, resumable, blind to the test split."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from data_support import random_images
+from study_support import PLAIN, Quiet, allelse, changed, mistake, run, statuses, write_study
+
+import allelse as package
+from allelse import engine, launch, plan, store, study
+from allelse.errors import StudyError
+from allelse.launch import local
+from allelse.records import RunResult
+from allelse.report import gather
+from allelse.report.sameness import differing_keys, shared_keys
+from allelse.store import StoredRun
+from allelse.tuning import Tuning, blinded, choose
+
+TUNE = """
+[tune]
+key    = "optimizer.lr"
+values = [0.3, 0.003, 0.03]
+seeds  = 2
+epochs = 1
+
+[[claims]]
+id   = "relu-above"
+says = "ReLU is above sigmoid"
+kind = "higher"
+a    = { "model.activation" = "relu" }
+b    = { "model.activation" = "sigmoid" }
+
+[quick]
+epochs = 1
+[quick.tune]
+values = [0.01, 0.02]
+"""
+TUNED = changed("epochs          = 2", "validation_per_class = 10\nepochs = 2", PLAIN) + TUNE
+IMAGES = 2 * 3 * 2 * 100
+"""2 arms × 3 values × 2 seeds, one epoch of 100 images"""
+
+
+@pytest.fixture
+def load(tmp_path):
+    return lambda text=TUNED, **options: study.load(write_study(tmp_path, text), **options)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A study file and its output folder, trained in one go, each arm and value as one pack."""
+    folder = tmp_path_factory.mktemp("tuned")
+    file = write_study(folder, TUNED)
+    with pytest.MonkeyPatch.context() as patch:
+        pack_all_seeds(patch)
+        assert run(file, folder / "out").runs_by_status == {"done": 4}
+    return file, folder / "out"
+
+
+def pack_all_seeds(patch):
+    """As if this device trained larger packs ever faster, so that plans are the same in every test."""
+    patch.setattr(local.Speeds, "images_per_second", lambda self, pack: 1e6 * 2.0 ** len(pack.runs))
+    patch.setattr(plan, "NUMBERS", ())  # and one value of the tuned number a pack, so that packs can fail by value
+
+
+def results_of(folder) -> list:
+    with store.read(folder) as opened:
+        return [(run.id, run.arm, run.seed, run.result.metrics, run.result.epochs) for run in opened.runs()]
+
+
+# ── the choice ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def tried(norm, value, scores, size=2, status="done"):
+    """Tuning runs of one arm with one value; ``scores`` are (accuracy, loss) on the validation split, one a seed."""
+    return [
+        StoredRun(
+            id=f"{norm}{size}{value}{seed}",
+            arm={"norm": norm, "size": size, "optimizer.lr": value},
+            seed=seed,
+            status=status,
+            result=RunResult(
+                run="r",
+                status=status,
+                metrics={"validation_accuracy": accuracy, "validation_loss": loss} if status == "done" else {},
+                epochs=[{}, {}],
+                timing={"images_per_second": 50.0, "train": 2.0},
+            ),
+        )
+        for seed, (accuracy, loss) in enumerate(scores)
+    ]
+
+
+def chosen(*runs, metric="validation_accuracy", per=("norm", "size")) -> Tuning:
+    tune = {"key": "optimizer.lr", "metric": metric, "per": list(per)}
+    return choose(tune, [run for group in runs for run in group])
+
+
+def test_the_best_mean_over_seeds_is_chosen_for_each_arm_with_its_cost():
+    tuning = chosen(
+        tried("batch", 0.1, [(80, 1.0), (70, 1.0)]),
+        tried("batch", 0.01, [(76, 1.0), (75, 1.0)]),
+        tried("batch", 1.0, [(90, 1.0), (50, 1.0)]),
+        tried("group", 0.1, [(60, 1.0), (60, 1.0)]),
+        tried("group", 0.01, [(50, 1.0), (50, 1.0)]),
+        tried("group", 1.0, [(61, 1.0), (61, 1.0)]),
+    )
+    assert [(dict(each.levels), each.value, each.at_edge) for each in tuning.choices] == [
+        ({"norm": "batch", "size": 2}, 0.01, "lowest"),
+        ({"norm": "group", "size": 2}, 1.0, "highest"),
+    ]
+    assert [(one.value, one.mean, one.n) for one in tuning.choices[0].tried] == [
+        (0.01, 75.5, 2),
+        (0.1, 75.0, 2),
+        (1.0, 70.0, 2),
+    ]
+    assert (tuning.runs, tuning.seeds, tuning.epochs, tuning.images) == (12, 2, 2, 1200)
+    assert tuning.choice_for({"norm": "group", "size": 2, "other": 1}).value == 1.0
+    assert Tuning.from_json(json.loads(json.dumps(tuning.to_json()))) == tuning
+
+
+def test_a_value_between_others_has_no_warning_and_one_at_the_edge_has():
+    middle = chosen(*(tried("batch", value, [(score, 1.0)]) for value, score in ((0.1, 50), (0.2, 60), (0.3, 55))))
+    assert (middle.choices[0].value, middle.warnings()) == (0.2, [])
+    (warning,) = chosen(*(tried("batch", value, [(score, 1.0)]) for value, score in ((0.1, 50), (0.2, 60)))).warnings()
+    assert warning.startswith("optimizer.lr = 0.2 for norm = batch, size = 2 is the highest value tried: ")
+
+
+def test_equal_accuracies_are_told_apart_by_the_loss_and_then_the_lower_value_is_taken():
+    runs = [tried("batch", value, [(50, loss)]) for value, loss in ((0.3, 1.0), (0.2, 0.5), (0.1, 0.5))]
+    assert chosen(*runs).choices[0].value == 0.1
+    runs = [tried("batch", value, [(50, loss)]) for value, loss in ((0.3, 0.4), (0.2, 0.5), (0.1, 0.5))]
+    assert chosen(*runs).choices[0].value == 0.3
+
+
+def test_the_lowest_loss_is_chosen_where_the_loss_is_the_metric():
+    runs = [
+        tried("batch", value, [(accuracy, loss)]) for value, accuracy, loss in ((0.1, 90, 0.9), (0.2, 50, 0.2), (0.3, 60, 0.4))
+    ]
+    assert chosen(*runs, metric="validation_loss").choices[0].value == 0.2
+    assert chosen(*runs).choices[0].value == 0.1
+
+
+def test_arms_that_share_a_choice_take_the_best_mean_over_all_their_runs():
+    runs = [
+        tried("batch", 0.1, [(80, 1.0)], size=2), tried("batch", 0.2, [(70, 1.0)], size=2),
+        tried("batch", 0.1, [(40, 1.0)], size=8), tried("batch", 0.2, [(60, 1.0)], size=8),
+    ]  # fmt: skip
+    assert [each.value for each in chosen(*runs).choices] == [0.1, 0.2]
+    for per in (["norm"], []):
+        (shared,) = chosen(*runs, per=per).choices
+        assert (shared.value, [one.mean for one in shared.tried]) == (0.2, [60.0, 65.0])
+
+
+def test_a_value_of_which_a_run_diverged_is_not_chosen():
+    runs = [
+        tried("batch", 0.1, [(50, 1.0)] * 2),
+        tried("batch", 1.0, [(90, 1.0)]),
+        tried("batch", 1.0, [(0, 0)], status="diverged"),
+    ]
+    tuning = chosen(*runs)
+    assert (tuning.choices[0].value, [one.diverged for one in tuning.choices[0].tried]) == (0.1, [0, 1])
+    assert "1 diverged" in tuning.budget()
+    with pytest.raises(
+        StudyError, match=r"tuning optimizer.lr for norm = batch, size = 2: every value has a run that diverged"
+    ):
+        chosen(*runs[1:])
+
+
+# ── the two parts of a study ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_tuning_runs_are_every_arm_with_every_value_and_share_no_seed_and_no_id_with_the_comparison(load):
+    loaded = load()
+    tuning = study.tuning_study(loaded)
+    assert [(arm.levels["model.activation"], arm.levels["optimizer.lr"]) for arm in tuning.arms] == [
+        (activation, value) for activation in ("sigmoid", "relu") for value in (0.003, 0.03, 0.3)
+    ]
+    assert {(arm.recipe.epochs, arm.recipe.optimizer.lr == arm.levels["optimizer.lr"]) for arm in tuning.arms} == {(1, True)}
+    assert {arm.recipe.epochs for arm in loaded.arms} == {2}
+    assert min(tuning.seeds) > 1_000_000_000 + 10_000, "first_seed and the number of seeds are at most that"
+    assert not {run.id for run in tuning.runs()} & {run.id for run in loaded.runs()}
+    other = study.tuning_study(load(changed("seeds    = 2", "seeds = 2\nfirst_seed = 7", TUNED)))
+    assert not set(tuning.seeds) & set(other.seeds)
+
+
+def test_the_comparison_has_the_chosen_number_and_nothing_else_changes(load, finished):
+    loaded = load()
+    with store.read(finished[1]) as opened:
+        tuning = Tuning.from_json(opened.tuning)
+        stored = [run.id for run in opened.runs()]
+    compared = study.tuned(loaded, tuning)
+    assert [run.id for run in compared.runs()] == stored
+    for before, after in zip(loaded.arms, compared.arms, strict=True):
+        assert after.recipe.optimizer.lr == tuning.choice_for(after.levels).value
+        assert changed_lr(after) == changed_lr(before)
+
+
+def changed_lr(arm) -> dict:
+    values = arm.recipe.model_dump()
+    values["optimizer"].pop("lr")
+    return values
+
+
+def test_quick_and_set_change_the_table_or_drop_it(load):
+    assert load(quick=True).tune.values == (0.01, 0.02)
+    assert load(quick=True).tune.epochs == 1
+    assert load(changes=["tune.values=[1, 2]", "tune.epochs=3"]).tune.model_dump(include={"values", "epochs"}) == {
+        "values": (1, 2),
+        "epochs": 3,
+    }
+    assert load(changes=["tune=false", "optimizer.lr=0.5"]).arms[0].recipe.optimizer.lr == 0.5
+    dropped = load(changed("[quick.tune]\nvalues = [0.01, 0.02]\n", "tune = false\n", TUNED), quick=True)
+    assert dropped.tune is None
+    assert "tune" not in dropped.definition()
+    assert load().definition()["tune"]["per"] == ["model.activation"]
+
+
+def test_a_number_that_only_some_norms_have_can_be_tuned_where_all_arms_have_it(load):
+    text = changed('"optimizer.lr"\nvalues = [0.3, 0.003, 0.03]', '"model.norm.momentum"\nvalues = [0.1, 1]', TUNED)
+    assert {arm.recipe.model.norm.momentum for arm in study.tuning_study(load(text)).arms} == {0.1, 1.0}
+
+
+# ── from the command to the report ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_choice_and_budget_are_stored_and_shown_everywhere(finished):
+    out = finished[1]
+    with store.read(out) as opened:
+        tuning = Tuning.from_json(opened.tuning)
+        part = opened.tuning_part
+        scores = {}
+        for one in part.runs():
+            key = (one.arm["model.activation"], one.arm["optimizer.lr"])
+            scores.setdefault(key, []).append(one.result.metrics["validation_accuracy"])
+    for choice in tuning.choices:
+        means = {value: np.mean(values) for (arm, value), values in scores.items() if arm == choice.levels["model.activation"]}
+        assert {one.value: one.mean for one in choice.tried} == pytest.approx(means)
+        assert means[choice.value] == max(means.values())
+    assert (tuning.runs, tuning.images) == (12, IMAGES)
+    shown = ["12 tuning runs (2 seeds of their own, up to 1 epoch), 1,200 images trained", "the test split was not looked at"]
+    status, results = (" ".join(allelse(command, out).out.split()) for command in ("status", "results"))
+    assert allelse("report", out).code == 0
+    page = (out / "report.md").read_text().replace("\\", "")
+    for text in (status, results, page):
+        assert all(part in text for part in shown)
+        assert all(warning in text for warning in tuning.warnings())
+    assert "4 runs: 4 done" in status
+    assert "| sigmoid | " in page.split("Tuning: mean validation accuracy of each value of optimizer.lr")[1]
+
+
+def test_a_number_that_was_tuned_differently_is_among_what_differs_between_arms(finished):
+    with store.read(finished[1]) as opened:
+        findings, settled = gather(opened), opened.tuning
+    for value, choice in zip((0.003, 0.3), settled["choices"], strict=True):
+        choice["value"] = value
+    assert differing_keys(replace(findings, tuning=Tuning.from_json(settled)))["optimizer.lr"] == ["0.003", "0.3"]
+    assert "optimizer.lr" not in shared_keys(replace(findings, tuning=Tuning.from_json(settled)))
+
+
+def test_every_tuning_run_is_among_the_runs_with_its_purpose_and_number(finished):
+    out = finished[1]
+    runs = json.loads(allelse("results", out, "--runs", "--format", "json").out)
+    assert [run["purpose"] for run in runs] == ["tuning"] * 12 + ["comparison"] * 4
+    assert {run["optimizer.lr"] for run in runs[:12]} == {0.003, 0.03, 0.3}
+    assert all(run["accuracy"] is None and "test_loss" in run for run in runs[:12])
+    assert all(run["validation_accuracy"] is not None for run in runs)
+    table = allelse("results", out, "--runs").out
+    assert all(f"{run['run']}" in table for run in runs)
+    for output in ("csv", "parquet"):
+        assert allelse("results", out, "--runs", "--format", output).code == 0
+    results = package.Results(out)
+    assert len(results.runs()) == 4
+    tried = results.tuning()
+    assert tried.groupby("model.activation")["chosen"].sum().tolist() == [1, 1]
+    assert tried["n"].tolist() == [2] * 6
+
+
+def test_a_choice_at_the_edge_is_warned_of_while_it_runs(tmp_path):
+    watcher = Quiet()
+    text = changed("values = [0.3, 0.003, 0.03]", "values = [1e-6, 1e-7]", TUNED)
+    launch.run_study(study.load(write_study(tmp_path, text)), tmp_path / "out", "cpu", watcher)
+    warnings = [line for line in watcher.said if line.startswith("warning: optimizer.lr = 1e-0")]
+    assert len(warnings) == 2
+    assert "tuning optimizer.lr on validation images first, then the comparison" in watcher.said
+
+
+def test_plan_tells_what_will_be_tried(finished):
+    text = " ".join(allelse("plan", finished[0]).out.split())
+    assert (
+        "Tuned before the comparison, on validation images: optimizer.lr for each model.activation, one of 0.003, 0.03, 0.3"
+        in text
+    )
+    assert "by validation_accuracy of the last epoch 12 more runs of 1 epoch, with 2 seeds of their own: about " in text
+    assert "98 tuned " in text
+
+
+# ── the test split chooses nothing ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_nothing_measured_on_the_test_split_is_kept_of_a_tuning_run(finished):
+    with store.read(finished[1]) as opened:
+        for one in opened.tuning_part.runs():
+            assert set(one.result.metrics) == {"train_accuracy", "train_loss", "validation_accuracy", "validation_loss"}
+            assert {name for epoch in one.result.epochs for name in epoch} == set(one.result.metrics) | {"lr"}
+        result = opened.runs()[0].result
+    assert not any("test" in name for epoch in blinded(result).epochs for name in epoch)
+
+
+def test_garbage_test_labels_leave_the_choice_as_it_is(tmp_path, monkeypatch):
+    pack_all_seeds(monkeypatch)
+    labels = np.arange(200) % 2
+    stripes = np.where(np.arange(6) % 2, 200, 50)
+    images = np.where(labels[:, None, None], stripes[:, None], stripes[None, :]) + random_images(200, (6, 6)) // 8
+    images = images.astype(np.uint8)
+    longer, found = ["train_per_class=50", "batch_size=5", "tune.epochs=2"], []
+    for name, test_labels in (("true", labels), ("garbage", np.random.default_rng(0).permutation(labels))):
+        np.savez(tmp_path / f"{name}.npz", x_train=images, y_train=labels, x_test=images, y_test=test_labels)
+        run(write_study(tmp_path, TUNED), tmp_path / name, [f"dataset=npz:{tmp_path}/{name}.npz", *longer])
+        with store.read(tmp_path / name) as opened:
+            found.append((opened.tuning, opened.table()["accuracy"].tolist()))
+    (choice, accuracy), (other_choice, other_accuracy) = found
+    for each in (choice, other_choice):
+        each.pop("images")  # made of times, which differ in the last digit
+    assert choice == other_choice
+    assert len({one["mean"] for each in choice["choices"] for one in each["tried"]}) > 1, "there was something to choose"
+    assert accuracy != other_accuracy, "the labels were garbage indeed"
+
+
+# ── killed and gone on ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def killed_in_pack(number):
+    """Kills training at the pack of this number, counted from 0 over both parts."""
+
+    def patch(monkeypatch):
+        real, count = engine.train_pack, [0]
+
+        def train_pack(*arguments):
+            count[0] += 1
+            if count[0] > number:
+                raise KeyboardInterrupt
+            return real(*arguments)
+
+        monkeypatch.setattr(engine, "train_pack", train_pack)
+
+    return patch
+
+
+def killed_while(name):
+    """Kills at the call of a method of the store."""
+
+    def patch(monkeypatch):
+        def stopped(*_, **__):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(store.Store, name, stopped)
+
+    return patch
+
+
+def killed_before_the_comparison_is_planned(monkeypatch):
+    real = local.plan_study
+
+    def plan_study(one, *rest):
+        if one.tune is not None:
+            raise KeyboardInterrupt
+        return real(one, *rest)
+
+    monkeypatch.setattr(local, "plan_study", plan_study)
+
+
+@pytest.mark.parametrize(
+    ("kill", "left", "settled"),
+    [
+        (killed_in_pack(2), [], False),
+        (killed_while("settle"), [], False),
+        (killed_before_the_comparison_is_planned, [], True),
+        (killed_in_pack(7), ["done", "done", "pending", "pending"], True),
+    ],
+    ids=["while it tunes", "before the choice is stored", "before the comparison", "in the comparison"],
+)
+def test_killed_anywhere_and_run_again_ends_as_if_never_killed(finished, tmp_path, monkeypatch, kill, left, settled):
+    pack_all_seeds(monkeypatch)
+    with monkeypatch.context() as patch:
+        kill(patch)
+        with pytest.raises(KeyboardInterrupt):
+            run(finished[0], tmp_path / "out")
+    assert statuses(tmp_path / "out") == left
+    with store.read(tmp_path / "out") as opened:
+        assert (opened.tuning is not None) == settled
+    for command in ("status", "verdicts", "report"):
+        assert allelse(command, tmp_path / "out").code == 0
+    assert run(finished[0], tmp_path / "out").runs_by_status == {"done": 4}
+    assert results_of(tmp_path / "out") == results_of(finished[1])
+
+
+def test_a_stored_choice_is_kept_and_nothing_is_tuned_again(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "train_pack", lambda *_: pytest.fail("it trained again"))
+    monkeypatch.setattr(local, "choose", lambda *_: pytest.fail("it chose again"))
+    assert run(*finished).runs_by_status == {"done": 4}
+
+
+def test_half_a_tuning_shows_how_far_it_is(finished, tmp_path, monkeypatch):
+    pack_all_seeds(monkeypatch)
+    with monkeypatch.context() as patch:
+        killed_in_pack(2)(patch)
+        with pytest.raises(KeyboardInterrupt):
+            run(finished[0], tmp_path / "out")
+    status = " ".join(allelse("status", tmp_path / "out").out.split())
+    assert "12 tuning runs before the comparison: 4 done, 8 pending" in status
+    assert "left on the device that it was planned on, and then the comparison; the same command goes on" in status
+    assert "nothing is planned yet" in mistake("results", tmp_path / "out")
+    assert len(json.loads(allelse("results", tmp_path / "out", "--runs", "--format", "json").out)) == 12
+    assert "is tuned before the comparison: 12 runs, 4 done, 8 pending." in (
+        allelse("report", tmp_path / "out") and (tmp_path / "out" / "report.md").read_text()
+    )
+
+
+def test_failed_tuning_runs_hold_the_comparison_back_and_are_tried_again(finished, tmp_path, monkeypatch):
+    pack_all_seeds(monkeypatch)
+    with monkeypatch.context() as patch:
+        real = engine.train_pack
+
+        def train_pack(pack, *rest):
+            if pack.runs[0].arm.get("optimizer.lr") == 0.3:
+                raise RuntimeError("out of memory")
+            return real(pack, *rest)
+
+        patch.setattr(engine, "train_pack", train_pack)
+        ended = allelse("run", finished[0], "--out", tmp_path / "out", "--device", "cpu")
+    assert ended.code == 1
+    assert "4 runs failed" in ended.err
+    assert "12 tuning runs before the comparison: 8 done, 4 failed" in ended.out
+    assert statuses(tmp_path / "out") == []
+    assert run(finished[0], tmp_path / "out").runs_by_status == {"done": 4}
+    assert results_of(tmp_path / "out") == results_of(finished[1])
+
+
+def test_values_that_all_diverge_are_told_in_one_line(tmp_path):
+    text = changed("values = [0.3, 0.003, 0.03]", "values = [1e38, 2e38]", TUNED)
+    text = changed('{ name = "adam", lr = 0.01 }', '{ name = "sgd", lr = 0.01 }', text)
+    text = changed('["sigmoid", "relu"]', '["identity"]', changed('norm  = "batch"', 'norm = "none"', text))
+    file = write_study(tmp_path, text.split("[[claims]]")[0])
+    ended = allelse("run", file, "--out", tmp_path / "out", "--device", "cpu")
+    assert ended.code == 2
+    assert ended.err.splitlines()[-1].startswith(
+        "allelse: tuning optimizer.lr for model.activation = identity: every value has a run that diverged; give [tune] other"
+    )
+
+
+def test_a_folder_that_was_tuned_otherwise_is_refused(finished):
+    expected = "results never mix: tune.values 1: 0.3 → 0.1"
+    assert expected in mistake("run", finished[0], "--out", finished[1], "--set", "tune.values=[0.1, 0.003, 0.03]")
+    assert "results never mix" in mistake("run", finished[0], "--out", finished[1], "--set", "tune=false")
+
+
+# ── mistakes ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ('key    = "optimizer.lr"\n', "", "line 23: tune.key: is missing; add it"),
+        (
+            '"optimizer.lr"',
+            '"optimizer.lrr"',
+            "line 24: tune.key: 'optimizer.lrr' is no number of the recipe (arm activation sigmoid); "
+            "did you mean 'optimizer.lr'? allowed: ",
+        ),
+        ('"optimizer.lr"', '"model.norm"', "line 24: tune.key: 'model.norm' is no number of the recipe (arm activation "),
+        (
+            '"optimizer.lr"',
+            '"epochs"',
+            "line 27: tune.epochs: epochs is the number that is tuned; leave epochs out",
+        ),
+        ("[0.3, 0.003, 0.03]", "[0.3]", "line 25: tune.values: [0.3]; has too few entries"),
+        ("[0.3, 0.003, 0.03]", "[0.3, 0.3]", "line 25: tune.values: [0.3, 0.3]; allowed: each value once"),
+        ("[0.3, 0.003, 0.03]", '["a", 1]', "line 25: tune.values.1: 'a'; allowed: a finite number"),
+        ("[0.3, 0.003, 0.03]", "[true, 0.1]", "line 25: tune.values.1: true; allowed: a finite number"),
+        ("[0.3, 0.003, 0.03]", "[inf, 0.1]", "line 25: tune.values.1: inf; allowed: a finite number"),
+        ("[0.3, 0.003, 0.03]", "[-1, 0.1]", "line 25: tune.values: optimizer.lr: -1; allowed: more than 0"),
+        ("seeds  = 2\n", "seeds  = 0\n", "line 26: tune.seeds: 0; allowed: at least 1"),
+        ("epochs = 1\n\n", "epochs = 0\n\n", "line 27: tune.epochs: 0; allowed: at least 1"),
+        (
+            "epochs = 1\n\n",
+            'metric = "accuracy"\n\n',
+            "line 27: tune.metric: 'accuracy' is unknown; allowed: validation_accuracy, validation_loss",
+        ),
+        ("epochs = 1\n\n", 'per = ["norm"]\n\n', "line 27: tune.per: there is no factor 'norm'; "),
+        ("epochs = 1\n\n", "value = 3\n\n", "line 27: tune.value: unknown key; did you mean 'values'? allowed: key, "),
+        (
+            "validation_per_class = 10\n",
+            "",
+            "line 22: tune: there are no images to choose on; set validation_per_class in [recipe], e.g. "
+            "validation_per_class = 50",
+        ),
+        (
+            '"model.activation" = ["sigmoid", "relu"]',
+            '"model.activation" = ["sigmoid", "relu"]\n"optimizer.lr" = [0.1]',
+            "line 25: tune.key: optimizer.lr is set by factors.optimizer.lr; tune another number, or leave it out there",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_with_place_value_and_remedy(tmp_path, monkeypatch, old, new, expected):
+    monkeypatch.chdir(tmp_path)
+    assert TUNED.count(old) == 1, old
+    text = TUNED.replace(old, new)
+    text = text if '"optimizer.lr" = [0.1]' not in text else text.split("[[claims]]")[0]
+    write_study(tmp_path, text)
+    assert mistake("plan", "study.toml").startswith(f"study.toml, {expected}")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("optimizer.lr=0.1", "[tune] chooses optimizer.lr, so this would change nothing; add --set tune=false"),
+        ("tune.seeds=0", "tune.seeds: 0; allowed: at least 1"),
+        ("tune.sedes=1", "tune.sedes: unknown key; did you mean 'seeds'? allowed: "),
+        ("tune=3", "allowed: tune=false, so that nothing is tuned, or tune.KEY=value"),
+    ],
+)
+def test_a_mistake_in_set_names_the_change(tmp_path, monkeypatch, change, expected):
+    monkeypatch.chdir(tmp_path)
+    write_study(tmp_path, TUNED)
+    told = mistake("plan", "study.toml", "--set", change)
+    assert told.startswith(f"--set {change}: {expected}")
+
+
+def test_what_is_not_tuned_cannot_be_set_and_quick_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_study(tmp_path, PLAIN)
+    told = mistake("plan", "study.toml", "--set", "tune.seeds=1")
+    assert told == "--set tune.seeds=1: the study has no [tune] table to change; write one into the file"
+    write_study(tmp_path, changed("values = [0.01, 0.02]", "values = [0.01]", TUNED))
+    assert mistake("plan", "study.toml", "--quick") == "study.toml: quick: tune.values: [0.01]; has too few entries"
