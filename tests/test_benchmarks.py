@@ -96,8 +96,10 @@ def put_side_by_side(networks: list[ConvNet], together: nn.Sequential) -> None:
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
-    np.save(tmp_path / "cifar10-images.npy", rng.integers(0, 256, (7, 32, 32, 3), dtype=np.uint8))
-    np.save(tmp_path / "cifar10-labels.npy", np.arange(7))
+    pixels = rng.integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
+    written = {"images": pixels, "labels": np.arange(7), "mean": pixels.mean((0, 1, 2)), "sd": pixels.std((0, 1, 2))}
+    for what, values in written.items():
+        np.save(tmp_path / f"cifar10-{what}.npy", values)
     return tmp_path
 
 

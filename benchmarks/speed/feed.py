@@ -16,20 +16,19 @@ from benchmarks.speed.worker import Job
 PADDING = 4
 
 
-def arrays(job: Job) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [n, H, W, C] and labels int64 [n]."""
-    images, labels = (np.load(job.folder / f"{job.cell.data}-{what}.npy") for what in ("images", "labels"))
-    return images, labels
+def arrays(job: Job) -> tuple[np.ndarray, ...]:
+    """Images uint8 [n, H, W, C], labels int64 [n], and mean and sd [C] in units of a uint8 step."""
+    return tuple(np.load(job.folder / f"{job.cell.data}-{what}.npy") for what in ("images", "labels", "mean", "sd"))
 
 
 class Images(Dataset):
     """Images one by one, cropped and mirrored in ``__getitem__``."""
 
     def __init__(self, job: Job) -> None:
-        images, labels = arrays(job)
-        self.images = torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255)
-        mean, sd = self.images.mean((0, 2, 3), keepdim=True), self.images.std((0, 2, 3), keepdim=True)
-        self.images.sub_(mean).div_(sd)
+        images, labels, mean, sd = arrays(job)
+        self.images = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+        for channel, plane in enumerate(self.images.unbind(1)):
+            plane.sub_(mean[channel]).div_(sd[channel])
         self.labels = torch.from_numpy(labels)
         self.augmented = job.cell.source.augmented
 
@@ -51,7 +50,7 @@ class Feed:
     """The images as uint8 on the device; batches for R replicas, each in its own order, cut out by index arithmetic."""
 
     def __init__(self, job: Job, replicas: int, dtype: torch.dtype) -> None:
-        images, labels = arrays(job)
+        images, labels, mean, sd = arrays(job)
         device = torch.device(job.device)
         self.batch, self.dtype, self.augmented = job.cell.batch, dtype, job.cell.source.augmented
         self.count, self.height, self.width, channels = images.shape
@@ -60,8 +59,8 @@ class Feed:
         self.padded_height, self.padded_width = padded.shape[1:3]
         self.pixels = torch.from_numpy(padded).to(device).view(-1, channels)
         self.labels = torch.from_numpy(labels).to(device)
-        self.mean = torch.from_numpy(images.mean((0, 1, 2), dtype=np.float64)).float().to(device)
-        self.inverse_sd = torch.from_numpy(1 / images.std((0, 1, 2), dtype=np.float64)).float().to(device)
+        self.mean = torch.from_numpy(mean).float().to(device)
+        self.inverse_sd = torch.from_numpy(1 / sd).float().to(device)
         self.rows = torch.arange(self.height, device=device)
         self.columns = torch.arange(self.width, device=device)
         self.order_Rn = torch.zeros(replicas, self.count, dtype=torch.int64, device=device)

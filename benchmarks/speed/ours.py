@@ -37,8 +37,10 @@ def _here() -> set[str]:
 def write(name: str, folder: Path) -> None:
     """Put the training images of a source into ``folder``, for the ways that know no allelse."""
     dataset = data.load(name) if name in _here() else noise(name)
-    np.save(folder / f"{name}-labels.npy", dataset.train_labels)
-    np.save(folder / f"{name}-images.npy", dataset.train_images)
+    pixels = dataset.train_images.astype(np.float32).reshape(-1, dataset.train_images.shape[3])
+    written = {"labels": dataset.train_labels, "mean": pixels.mean(0, dtype=np.float64), "sd": pixels.std(0, dtype=np.float64)}
+    for what, values in {**written, "images": dataset.train_images}.items():
+        np.save(folder / f"{name}-{what}.npy", values)
 
 
 def describe(device_name: str) -> dict[str, Any]:

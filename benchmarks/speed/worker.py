@@ -26,7 +26,7 @@ class Job:
     precision: str
     """``bf16`` or ``fp32``: what convolutions compute in, where a way is not fp32 by its nature"""
     folder: Path
-    """holds ``NAME-images.npy`` and ``NAME-labels.npy``"""
+    """holds ``NAME-images.npy`` and the like; see ``feed.arrays``"""
     seconds_a_turn: float
     images_at_once: int
     """the most that one step may take, over all networks; only for a way that chooses"""
