@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from allelse import recipe
 from allelse.data import Dataset, split
 from allelse.data.dataset import assemble
-from allelse.engine.batches import Draws, draw_epoch
+from allelse.engine.draws import Draws, draw_epoch
 from allelse.engine.loop import Training
 from allelse.models import Network, build_network, initialise
 from allelse.records import Pack, RunSpec
@@ -98,7 +98,7 @@ def network_of(
 def trained(pack: Pack, dataset: Dataset, epochs: int | None = None) -> Training:
     """The training of ``pack`` after ``epochs`` epochs (all of them when left out)."""
     training = Training(pack, dataset, CPU)
-    for _ in range(training.recipe.epochs if epochs is None else epochs):
+    for _ in range(training.epochs if epochs is None else epochs):
         training.run_epoch(lambda progress: None)
     return training
 

@@ -6,7 +6,8 @@ One class a part, one field a line, each with its unit. A part with no other fie
 """
 
 from allelse.recipe.activations import ELU, Activation, LeakyReLU, PlainActivation, PReLU
-from allelse.recipe.augmentations import Augmentation, Crop, Cutout, Flip
+from allelse.recipe.augmentations import Augmentation, Crop, CutMix, Cutout, Flip, Mixup, RandomErasing
+from allelse.recipe.averaging import EMA, SWA, Averaging
 from allelse.recipe.base import NonNegative, Part, Positive
 from allelse.recipe.models import MLP, ConvNet, Head, Model, Stem
 from allelse.recipe.norms import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, NoNorm, Norm
@@ -15,17 +16,21 @@ from allelse.recipe.whole import Recipe
 
 __all__ = [
     "ELU",
+    "EMA",
     "MLP",
     "SGD",
+    "SWA",
     "Activation",
     "Adam",
     "AdamW",
     "Augmentation",
+    "Averaging",
     "BatchNorm",
     "Constant",
     "ConvNet",
     "Cosine",
     "Crop",
+    "CutMix",
     "Cutout",
     "Flip",
     "GroupNorm",
@@ -33,6 +38,7 @@ __all__ = [
     "InstanceNorm",
     "LayerNorm",
     "LeakyReLU",
+    "Mixup",
     "Model",
     "NoNorm",
     "NonNegative",
@@ -43,6 +49,7 @@ __all__ = [
     "Part",
     "PlainActivation",
     "Positive",
+    "RandomErasing",
     "Recipe",
     "Schedule",
     "Stem",
