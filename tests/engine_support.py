@@ -259,7 +259,7 @@ def slow_batch(
     cutout: int = 0,
     by: np.ndarray | None = None,
 ) -> Tensor:
-    """[B, C, H, W], normalised with mean and standard deviation of ``by`` (the training split), then cut out."""
+    """[B, C, H, W], normalised with mean and standard deviation of ``by`` (the training split), then cut out and erased."""
     by = images if by is None else by
     mean = by.astype(np.float64).mean((0, 1, 2))[:, None, None]
     sd = by.astype(np.float64).std((0, 1, 2))[:, None, None]
@@ -272,6 +272,9 @@ def slow_batch(
                     down, right = np.array([row, column]) - (draws.cutout[number] - cutout // 2)
                     if 0 <= down < cutout and 0 <= right < cutout:
                         image[:, row, column] = 0.0
+        if draws is not None and draws.erased is not None:
+            top, bottom, left, right = draws.erased[number]
+            image[:, top:bottom, left:right] = 0.0
         out.append(image)
     return torch.from_numpy(np.ascontiguousarray(np.stack(out)))  # torch's group norm crashes on channels-last images
 

@@ -13,8 +13,8 @@ from allelse import study
 from allelse.errors import StudyError
 
 RECIPE_KEYS = (
-    "dataset, image_size, train_per_class, validation_per_class, epochs, batch_size, augment, optimizer, schedule, "
-    "label_smoothing, precision, model"
+    "dataset, image_size, train_per_class, validation_per_class, epochs, updates, batch_size, augment, optimizer, schedule, "
+    "averaging, label_smoothing, precision, model"
 )
 MODEL_KEYS = "block, width, depth, bias, norm, activation, family, stem, kernel, pool, pool_kind, head"
 ACTIVATIONS = "sigmoid, tanh, relu, silu, gelu, mish, identity, leaky_relu, prelu, elu"
@@ -122,7 +122,8 @@ COLUMNS = "run, arm, seed, status, error, accuracy, n, mean, sd, low, high, dive
         (
             'precision       = "fp32"',
             'augment = ["flip", "flp"]',
-            "line 11: recipe.augment.2: 'flp' is unknown; did you mean 'flip'? allowed: flip, crop, cutout",
+            "line 11: recipe.augment.2: 'flp' is unknown; did you mean 'flip'? allowed: flip, crop, cutout, random-erasing, "
+            "mixup, cutmix",
         ),
         ('precision       = "fp32"', 'augment = "flip"', "line 11: recipe.augment: 'flip'; allowed: a list in [brackets]"),
         # the [study] table
