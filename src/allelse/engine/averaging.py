@@ -28,9 +28,9 @@ class Averaged:
         self.needs_recalibration = isinstance(averaging, recipe.SWA) and bool(batch_norms(network))
         """before it is evaluated: nobody has measured the statistics of these weights"""
         own, theirs = network.state_dict(), trained.state_dict()  # which share their memory with the networks
-        averaged = {name for name, _ in network.named_parameters()}
-        if isinstance(averaging, recipe.EMA):
-            averaged |= {name for name, buffer in network.named_buffers() if buffer.is_floating_point()}
+        weights = {name for name, _ in network.named_parameters()}
+        with_buffers = isinstance(averaging, recipe.EMA)
+        averaged = [name for name in own if name in weights or (with_buffers and own[name].is_floating_point())]
         copied = [name for name in own if name not in averaged]
         self.averages = [own[name] for name in averaged], [theirs[name] for name in averaged]
         self.copies = [own[name] for name in copied], [theirs[name] for name in copied]
