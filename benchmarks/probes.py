@@ -20,7 +20,7 @@ def seconds(pack: Pack, dataset: data.Dataset, probed: bool) -> float:
     training = Training(pack, dataset, torch.device("cpu"))
     if not probed:
         training.probe_steps = frozenset()
-    while training.epoch < training.recipe.epochs:
+    while training.epoch < training.epochs:
         training.run_epoch(lambda progress: None)
     return training.seconds["train"]
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from allelse import recipe
 from allelse.data import Dataset, split
 from allelse.data.dataset import assemble
-from allelse.engine.batches import Draws, draw_epoch
+from allelse.engine.draws import Draws, draw_epoch
 from allelse.engine.loop import Training
 from allelse.models import Network, build_network, initialise
 from allelse.records import Pack, RunSpec
@@ -136,7 +136,7 @@ def network_of(
 def trained(pack: Pack, dataset: Dataset, epochs: int | None = None) -> Training:
     """The training of ``pack`` after ``epochs`` epochs (all of them when left out)."""
     training = Training(pack, dataset, CPU)
-    for _ in range(training.recipe.epochs if epochs is None else epochs):
+    for _ in range(training.epochs if epochs is None else epochs):
         training.run_epoch(lambda progress: None)
     return training
 
@@ -421,7 +421,7 @@ def slow_batch(
     cutout: int = 0,
     by: np.ndarray | None = None,
 ) -> Tensor:
-    """[B, C, H, W], normalised with mean and standard deviation of ``by`` (the training split), then cut out."""
+    """[B, C, H, W], normalised with mean and standard deviation of ``by`` (the training split), then cut out and erased."""
     by = images if by is None else by
     mean = by.astype(np.float64).mean((0, 1, 2))[:, None, None]
     sd = by.astype(np.float64).std((0, 1, 2))[:, None, None]
@@ -434,6 +434,9 @@ def slow_batch(
                     down, right = np.array([row, column]) - (draws.cutout[number] - cutout // 2)
                     if 0 <= down < cutout and 0 <= right < cutout:
                         image[:, row, column] = 0.0
+        if draws is not None and draws.erased is not None:
+            top, bottom, left, right = draws.erased[number]
+            image[:, top:bottom, left:right] = 0.0
         out.append(image)
     return torch.from_numpy(np.ascontiguousarray(np.stack(out)))  # torch's group norm crashes on channels-last images
 

@@ -34,8 +34,10 @@ def batches_of(feed, draws, batch_size, dtype, cutout):
     batches.load(draws[::-1])  # an epoch before, which must leave no trace
     batches.load(draws)
     found = [batches.at(place) for place in range(len(draws[0].order) // batch_size)]
-    for place, batch in enumerate(found):
-        assert all(map(torch.equal, batches.at(torch.tensor([place])), batch))
+    for place, (x, targets) in enumerate(found):
+        x_on_device, targets_on_device = batches.at(torch.tensor([place]))
+        assert torch.equal(x_on_device, x)
+        assert torch.equal(targets_on_device.labels_RB, targets.labels_RB)
     return found
 
 
@@ -50,11 +52,11 @@ def test_every_replica_sees_its_own_images_in_its_own_channels(augment, channels
     assert len(batches) == 4
     for replica, seed in enumerate(SEEDS):
         expected = epoch_batches(values, dataset, seed, 4)
-        for (x, labels), (x_one, labels_one) in zip(batches, expected, strict=True):
+        for (x, targets), (x_one, labels_one) in zip(batches, expected, strict=True):
             assert x.shape == (5, len(SEEDS) * channels, 7, 7)
             assert x.is_contiguous(memory_format=torch.channels_last)
             torch.testing.assert_close(x[:, replica * channels : (replica + 1) * channels], x_one, rtol=1e-12, atol=1e-12)
-            assert torch.equal(labels[replica], labels_one)
+            assert torch.equal(targets.labels_RB[replica], labels_one)
 
 
 def test_images_that_are_not_square_keep_rows_and_columns_apart():

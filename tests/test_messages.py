@@ -13,8 +13,8 @@ from allelse import study
 from allelse.errors import StudyError
 
 RECIPE_KEYS = (
-    "dataset, image_size, train_per_class, validation_per_class, epochs, batch_size, augment, optimizer, schedule, "
-    "label_smoothing, precision, model"
+    "dataset, image_size, train_per_class, validation_per_class, epochs, updates, batch_size, augment, optimizer, schedule, "
+    "averaging, label_smoothing, precision, model"
 )
 NORMS = "batch, ghost, renorm, group, layer, instance, rms, frn, evonorm-s0, none"
 MODEL_KEYS = (
@@ -152,7 +152,8 @@ COLUMNS = "run, arm, seed, status, error, accuracy, purpose, n, mean, sd, low, h
         (
             'precision       = "fp32"',
             'augment = ["flip", "flp"]',
-            "line 11: recipe.augment.2: 'flp' is unknown; did you mean 'flip'? allowed: flip, crop, cutout",
+            "line 11: recipe.augment.2: 'flp' is unknown; did you mean 'flip'? allowed: flip, crop, cutout, random-erasing, "
+            "mixup, cutmix",
         ),
         ('precision       = "fp32"', 'augment = "flip"', "line 11: recipe.augment: 'flip'; allowed: a list in [brackets]"),
         # the [study] table

@@ -21,7 +21,8 @@ from allelse.records import Pack, RunSpec, Way
 WAYS = [Way(convolution, graph) for convolution in ("grouped", "branches", "im2col") for graph in (False, True)]
 # A graph reads the learning rate from a float32, because that is what torch's fused CUDA optimisers take.
 TOLERANCE = {False: {"rtol": 1e-9, "atol": 1e-11}, True: {"rtol": 1e-5, "atol": 1e-7}}
-AUGMENT = ["flip", {"name": "crop", "padding": 1}, {"name": "cutout", "size": 2}]
+AUGMENT = ["flip", {"name": "crop", "padding": 1}, {"name": "cutout", "size": 2}, "random-erasing", "mixup", "cutmix"]
+EMA = {"name": "ema", "decay": 0.9}
 
 
 class Replayed:
@@ -68,6 +69,7 @@ def test_whole_trainings_are_the_same_in_every_way(way):
         values = tiny_recipe(
             optimizer=OPTIMIZERS[optimizer],
             augment=AUGMENT,
+            averaging=EMA,
             batch_size=2,  # 12 steps an epoch: more than a graph holds, and some are left over
             schedule="cosine",
             model={"norm": NORMS[norm], "activation": "prelu", "pool": [1], "stem": {"width": 4}},
@@ -78,6 +80,8 @@ def test_whole_trainings_are_the_same_in_every_way(way):
             say = f"{norm} {optimizer} {name}"
             close = np.allclose(found.network.state_dict()[name], value, **TOLERANCE[way.graph])
             assert close, say
+            average = expected.averaged.network.state_dict()[name]
+            assert np.allclose(found.averaged.network.state_dict()[name], average, **TOLERANCE[way.graph]), say
         for ours, theirs in zip(found.history, expected.history, strict=True):
             for one, other in zip(ours, theirs, strict=True):
                 assert one == pytest.approx(other, rel=1e-6)
@@ -107,9 +111,10 @@ def test_a_step_never_asks_the_host(convolution, norm, monkeypatch):
     """On the meta device there are no values to read and nothing there can meet a tensor of the CPU."""
     monkeypatch.setattr(loop, "stacked_parameters", lambda network: [])  # no weights to take fingerprints of
     monkeypatch.setattr(loop, "build_optimizer", OnDevice)  # torch's fused ones know no meta device
-    values = tiny_recipe(augment=AUGMENT, precision="bf16", model={"norm": NORMS[norm], "pool": [1]})
+    values = tiny_recipe(augment=AUGMENT, averaging=EMA, precision="bf16", model={"norm": NORMS[norm], "pool": [1]})
     training = loop.Training(in_way(pack_of(values), Way(convolution, graph=True)), toy_dataset(), torch.device("meta"))
     training.steps.begin(0, training.draw(0))
+    training.averaged.begin_epoch(1)
     for _ in range(3):
         training.steps.advance(3)
     training.score_test(training._score_test)

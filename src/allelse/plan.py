@@ -150,14 +150,12 @@ def halve(planned: PlannedPack) -> tuple[PlannedPack, PlannedPack]:
 def _work(arm: Arm, dataset: data.Dataset) -> Any:
     """What an arm computes in a step, but for the order and the kind of its activation."""
     recipe = arm.recipe.model_dump(mode="json")
-    kept = {
-        key: recipe[key] for key in ("dataset", "image_size", "batch_size", "augment", "precision", "epochs", "train_per_class")
-    }
+    keys = ("dataset", "image_size", "train_per_class", "batch_size", "augment", "precision", "epochs", "updates", "averaging")
     model = {key: value for key, value in recipe["model"].items() if key != "activation"}
     model["block"] = sorted(model["block"].split("-"))
-    shapes = [[layer.name, layer.shape] for layer in layers(arm, dataset)]
     model["norm"] = {key: value for key, value in model["norm"].items() if key != "evaluate"}
-    return [kept, model, recipe["optimizer"]["name"], shapes]
+    shapes = [[layer.name, layer.shape] for layer in layers(arm, dataset)]
+    return [[recipe.get(key) for key in keys], model, recipe["optimizer"]["name"], shapes]
 
 
 def _runs_of_alike_arms(study: Study) -> list[tuple[Arm, tuple[RunSpec, ...]]]:
@@ -189,7 +187,8 @@ def check_arm(arm: Arm, dataset: data.Dataset) -> None:
 
     Raises:
         DataError: there are fewer images a class than the recipe asks for.
-        StudyError: the batch is larger than the training subset, or the images are too small for the model.
+        StudyError: the batch is larger than the training subset, averaging never begins, or the images are too small for
+            the model.
     """
     recipe = arm.recipe
     train, _ = data.split(
@@ -199,6 +198,12 @@ def check_arm(arm: Arm, dataset: data.Dataset) -> None:
         raise StudyError(
             f"arm {arm.name}: batch_size = {recipe.batch_size} is larger than its training data of {len(train)} images; "
             f"allowed: 1 to {len(train)}"
+        )
+    _, epochs = recipe.length(len(train))
+    if recipe.averaging and recipe.averaging.start_epoch > epochs:
+        raise StudyError(
+            f"arm {arm.name}: averaging.start_epoch = {recipe.averaging.start_epoch} comes after its last epoch; "
+            f"allowed: 1 to {epochs}"
         )
     layers(arm, dataset)
     norm = recipe.model.norm
@@ -302,12 +307,14 @@ def _seconds(arm: Arm, dataset: data.Dataset, replicas: int, rate: float | None)
     train, validation = data.split(
         dataset, train_per_class=recipe.train_per_class, validation_per_class=recipe.validation_per_class, seed=0
     )
-    evaluated = len(dataset.test_labels) + len(validation)
+    updates, epochs = recipe.length(len(train))
+    test = len(dataset.test_labels)
+    evaluated = epochs * (test + len(validation)) + len(train) + 3 * test
     if isinstance(recipe.model.norm, BatchStatistics) and recipe.model.norm.evaluate == "recalibrated":
-        evaluated += len(train)
-    each_epoch = len(train) + FORWARD_SHARE * evaluated
-    at_the_end = FORWARD_SHARE * (len(train) + 3 * len(dataset.test_labels))
-    return replicas * (recipe.epochs * each_epoch + at_the_end) / rate
+        evaluated += epochs * len(train)
+    if averaging := recipe.averaging:
+        evaluated += (epochs - averaging.start_epoch + 1) * (test + (len(train) if averaging.name == "swa" else 0))
+    return replicas * (updates * recipe.batch_size + FORWARD_SHARE * evaluated) / rate
 
 
 # ── what is equal and what is not ───────────────────────────────────────────────────────────────────────────────────

@@ -17,10 +17,12 @@ METRICS: dict[str, str] = {
     "accuracy": "percent of the test split, last epoch",  # the headline
     "accuracy_best_epoch": "percent of the test split, best epoch, chosen on the test split itself: optimistic",
     "accuracy_median_last_five": "percent of the test split, median of the last five epochs (of all where there are fewer)",
+    "accuracy_raw": "percent of the test split, last epoch, of the trained weights, where an average of them is evaluated",
     "accuracy_running": "percent, BatchNorm evaluated with its running statistics",
     "accuracy_recalibrated": "percent, BatchNorm evaluated with statistics recalibrated over the training split",
     "accuracy_batch": "percent, BatchNorm evaluated with the statistics of each test batch",
     "statistics_gap": "percentage points, accuracy_recalibrated − accuracy_running",
+    "loss_raw": "nats a test image, last epoch, of the trained weights, where an average of them is evaluated",
     "loss_running": "nats a test image",
     "loss_recalibrated": "nats a test image",
     "loss_batch": "nats a test image",
@@ -154,7 +156,8 @@ class RunResult:
     metrics: Mapping[str, float] = field(default_factory=dict)
     """final figures by name; accuracies in percent, losses in nats; ``accuracy`` is the headline"""
     epochs: Sequence[Mapping[str, float]] = ()
-    """one mapping an epoch, in order: ``train_loss``, ``train_accuracy``, ``test_loss``, ``test_accuracy``, ``lr``"""
+    """one mapping an epoch, in order: ``train_loss``, ``train_accuracy``, ``test_loss``, ``test_accuracy``, ``lr``; where
+    weights are averaged, test is of the average once there is one, and ``loss_raw``, ``accuracy_raw`` of the trained weights"""
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     """digests of what this run was given: ``data``, ``subset``, ``order``, ``augmentation``, and ``init NAME SHAPE`` a layer"""
     probes: Sequence[Mapping[str, Any]] = ()

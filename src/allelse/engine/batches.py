@@ -1,14 +1,8 @@
-"""Batches for R replicas: images as uint8 on the device and one stream a seed in, augmented, normalised tensors out.
-
-All draws of an epoch are made before it and belong to a sample, not to a place in a batch: with any batch size, order of
-parts or width, image i of seed s is cropped and mirrored in epoch e in the same way (invariant 1).
-"""
+"""Batches for R replicas: images as uint8 on the device and what was drawn in, augmented, normalised tensors out."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Literal
 
@@ -16,54 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from allelse import recipe
 from allelse.data import Dataset
-from allelse.seeds import stream
+from allelse.engine.draws import Draws
+from allelse.engine.targets import Targets
 
 EVALUATION_BATCH = 500
-
-
-@dataclass(frozen=True)
-class Draws:
-    """What one seed draws for one epoch; arrays have one entry for each image of the training split, but ``order``."""
-
-    order: np.ndarray
-    """[n] the images of this seed's subset, in the order they are seen"""
-    flip: np.ndarray | None
-    """bool: mirrored or not"""
-    crop: np.ndarray | None
-    """[images, 2] first row and column in the padded image, in pixels"""
-    cutout: np.ndarray | None
-    """[images, 2] row and column of the square's centre"""
-
-    def digests(self) -> tuple[str, str]:
-        """SHA-256 of the order and of the augmentation."""
-        augmentation = hashlib.sha256()
-        for drawn in (self.flip, self.crop, self.cutout):
-            augmentation.update(b"-" if drawn is None else drawn.tobytes())
-        return hashlib.sha256(self.order.tobytes()).hexdigest(), augmentation.hexdigest()
-
-
-def draw_epoch(seed: int, epoch: int, subset: np.ndarray, images: int, side: tuple[int, int], training: recipe.Recipe) -> Draws:
-    """The draws of one seed in one epoch, each kind from its own stream.
-
-    Arguments:
-        seed: the replication.
-        epoch: counted from 0.
-        subset: [n] indices of this seed's training images.
-        images: size of the whole training split.
-        side: height and width of an image, in pixels.
-        training: the recipe, for its augmentations.
-    """
-    flip = crop = cutout = None
-    if training.augmentation(recipe.Flip):
-        flip = stream(seed, "augment", "flip", epoch).random(images, dtype=np.float32) < 0.5
-    if part := training.augmentation(recipe.Crop):
-        crop = stream(seed, "augment", "crop", epoch).integers(0, 2 * part.padding + 1, (images, 2))
-    if training.augmentation(recipe.Cutout):
-        cutout = stream(seed, "augment", "cutout", epoch).integers(0, side, (images, 2))
-    order = subset[stream(seed, "order", epoch).permutation(len(subset))]
-    return Draws(order, flip, crop, cutout)
 
 
 class ImageFeed:
@@ -94,15 +45,19 @@ class ImageFeed:
         return len(self.labels)
 
     def gather(
-        self,
-        index_BR: Tensor,
-        dtype: torch.dtype,
-        flip_BR: Tensor | None = None,
-        crop_BR2: Tensor | None = None,
-        cutout_BR2: Tensor | None = None,
-        cutout_size: int = 0,
+        self, index_BR: Tensor, dtype: torch.dtype, flip_BR: Tensor | None = None, crop_BR2: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Images [B, R·C, H, W] in channels-last memory and labels [R, B]."""
+        return as_input(self.look(index_BR, flip_BR, crop_BR2), dtype), self.labels[index_BR].T
+
+    def look(
+        self,
+        index_BR: Tensor,
+        flip_BR: Tensor | None = None,
+        crop_BR2: Tensor | None = None,
+        hidden: Sequence[Tensor] = (),
+    ) -> Tensor:
+        """Images [B, H, W, R, C], normalised, with the mean colour inside of each box [B, R, 4] of ``hidden``."""
         columns_BWR = self.columns[None, :, None]
         if flip_BR is not None:
             columns_BWR = torch.where(flip_BR[:, None, :], self.width - 1 - columns_BWR, columns_BWR)
@@ -112,18 +67,23 @@ class ImageFeed:
         place_BHWR = place_BHR[:, :, None, :] + (columns_BWR + column)[:, None, :, :]
         x_BHWRC = self.pixels.index_select(0, place_BHWR.flatten()).unflatten(0, place_BHWR.shape)
         x_BHWRC = x_BHWRC.to(self.mean.dtype).sub_(self.mean).mul_(self.inverse_sd)
-        if cutout_BR2 is not None:
-            x_BHWRC *= self._outside_square(cutout_BR2, cutout_size)
-        x_BRCHW = x_BHWRC.to(dtype).flatten(3).permute(0, 3, 1, 2)
-        return x_BRCHW, self.labels[index_BR].T
+        for box_BR4 in hidden:
+            x_BHWRC *= ~self._inside(box_BR4)
+        return x_BHWRC
 
-    def _outside_square(self, centre_BR2: Tensor, size: int) -> Tensor:
-        first_BR2 = centre_BR2 - size // 2
-        inside_BHR = (self.rows[:, None] >= first_BR2[:, None, :, 0]) & (self.rows[:, None] < first_BR2[:, None, :, 0] + size)
-        inside_BWR = (self.columns[:, None] >= first_BR2[:, None, :, 1]) & (
-            self.columns[:, None] < first_BR2[:, None, :, 1] + size
-        )
-        return ~(inside_BHR[:, :, None, :] & inside_BWR[:, None, :, :]).unsqueeze(-1)
+    def mix(self, own_BHWRC: Tensor, partner_BHWRC: Tensor, share_BR: Tensor, pasted_BR4: Tensor | None) -> Tensor:
+        """``partner`` where it is pasted on; and where nothing is, a blend of both."""
+        weight = share_BR[:, None, None, :, None]
+        if pasted_BR4 is not None:
+            is_pasted_BR = (pasted_BR4[..., 0] < pasted_BR4[..., 1]) & (pasted_BR4[..., 2] < pasted_BR4[..., 3])
+            weight = torch.where(is_pasted_BR[:, None, None, :, None], (~self._inside(pasted_BR4)).to(weight.dtype), weight)
+        return torch.lerp(partner_BHWRC, own_BHWRC, weight)
+
+    def _inside(self, box_BR4: Tensor) -> Tensor:
+        """Which pixels lie in the box: [B, H, W, R, 1]."""
+        inside_BHR = (self.rows[:, None] >= box_BR4[:, None, :, 0]) & (self.rows[:, None] < box_BR4[:, None, :, 1])
+        inside_BWR = (self.columns[:, None] >= box_BR4[:, None, :, 2]) & (self.columns[:, None] < box_BR4[:, None, :, 3])
+        return (inside_BHR[:, :, None, :] & inside_BWR[:, None, :, :]).unsqueeze(-1)
 
     def evaluation_batches(
         self, index_nR: Tensor, replicas: int, dtype: torch.dtype, batch_size: int = EVALUATION_BATCH
@@ -135,6 +95,11 @@ class ImageFeed:
             if index_BR.shape[1] < replicas:
                 x = x.permute(0, 2, 3, 1).unsqueeze(3).expand(-1, -1, -1, replicas, -1).flatten(3).permute(0, 3, 1, 2)
             yield x, labels.expand(replicas, -1)
+
+
+def as_input(x_BHWRC: Tensor, dtype: torch.dtype) -> Tensor:
+    """What a network takes: [B, R·C, H, W] in channels-last memory."""
+    return x_BHWRC.to(dtype).flatten(3).permute(0, 3, 1, 2)
 
 
 class TrainingBatches:
@@ -154,26 +119,57 @@ class TrainingBatches:
         """Take an epoch's draws. The last images that fill no whole batch are left out of this epoch."""
         steps = len(draws[0].order) // self.batch_size
         orders = [draw.order[: steps * self.batch_size] for draw in draws]
-        columns = {"index": orders}
-        for name in ("flip", "crop", "cutout"):
-            if getattr(draws[0], name) is not None:
-                columns[name] = [getattr(draw, name)[order] for draw, order in zip(draws, orders, strict=True)]
-        for name, column in columns.items():
-            drawn = torch.from_numpy(np.stack(column, axis=1)).unflatten(0, (steps, self.batch_size))
+        columns = [self._column(draw, order) for draw, order in zip(draws, orders, strict=True)]
+        for name in columns[0]:
+            drawn = torch.from_numpy(np.stack([column[name] for column in columns], axis=1))
+            drawn = drawn.unflatten(0, (steps, self.batch_size))
+            if drawn.is_floating_point():
+                drawn = drawn.to(self.feed.mean.dtype)
             if name in self.drawn:
                 self.drawn[name].copy_(drawn)
             else:
                 self.drawn[name] = drawn.to(self.feed.labels.device)
 
-    def at(self, place: int | Tensor, replicas: slice = slice(None)) -> tuple[Tensor, Tensor]:
-        """The batch at this place of the epoch: images [B, R·C, H, W] and labels [R, B]. A tensor [1] stays on its device."""
+    def _column(self, draw: Draws, order: np.ndarray) -> dict[str, np.ndarray]:
+        """What one replica's images in this order look like, by name, each an array with an entry an image."""
+        column = {"index": order, **self._looks(draw, order)}
+        if draw.partner is not None and draw.share is not None:
+            partner = draw.partner[order]
+            looks = {"index": partner, **self._looks(draw, partner)}  # as that image looks itself in this epoch
+            column |= {f"partner {name}": drawn for name, drawn in looks.items()}
+            column["share"] = draw.share[order]
+            if draw.pasted is not None:
+                column["pasted"] = draw.pasted[order]
+        return column
+
+    def _looks(self, draw: Draws, index: np.ndarray) -> dict[str, np.ndarray]:
+        looks = {
+            name: drawn[index]
+            for name, drawn in (("flip", draw.flip), ("crop", draw.crop), ("erased", draw.erased))
+            if drawn is not None
+        }
+        if draw.cutout is not None:
+            first = draw.cutout[index] - self.cutout_size // 2
+            looks["cutout"] = np.stack([first, first + self.cutout_size], axis=2).reshape(-1, 4)
+        return looks
+
+    def at(self, place: int | Tensor, replicas: slice = slice(None)) -> tuple[Tensor, Targets]:
+        """The batch at this place of the epoch: images [B, R·C, H, W] and targets. A tensor [1] stays on its device."""
         drawn = {
             name: (values[place] if isinstance(place, int) else values.index_select(0, place)[0])[:, replicas]
             for name, values in self.drawn.items()
         }
-        return self.feed.gather(
-            drawn["index"], self.dtype, drawn.get("flip"), drawn.get("crop"), drawn.get("cutout"), self.cutout_size
-        )
+        x_BHWRC, labels = self._look(drawn), self.feed.labels[drawn["index"]].T
+        if "share" not in drawn:
+            return as_input(x_BHWRC, self.dtype), Targets(labels)
+        partner_BHWRC = self._look(drawn, "partner ")
+        x_BHWRC = self.feed.mix(x_BHWRC, partner_BHWRC, drawn["share"], drawn.get("pasted"))
+        targets = Targets(labels, self.feed.labels[drawn["partner index"]].T, drawn["share"].T)
+        return as_input(x_BHWRC, self.dtype), targets
+
+    def _look(self, drawn: Mapping[str, Tensor], whose: str = "") -> Tensor:
+        hidden = [drawn[name] for name in (f"{whose}cutout", f"{whose}erased") if name in drawn]
+        return self.feed.look(drawn[f"{whose}index"], drawn.get(f"{whose}flip"), drawn.get(f"{whose}crop"), hidden)
 
 
 @lru_cache(maxsize=4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,11 @@ FORMAT = "2"
 """Of the position; a checkpoint of another one is passed over, and its pack starts anew."""
 
 
-def save_checkpoint(path: Path, pack: str, network: Network, optimizers: Sequence[Optimizer], position: dict[str, Any]) -> None:
+def save_checkpoint(
+    path: Path, pack: str, networks: Mapping[str, Network], optimizers: Sequence[Optimizer], position: dict[str, Any]
+) -> None:
     """Write all tensors and the ``position`` (plain JSON values; NaN allowed) to ``path``, whole or not at all."""
-    tensors = {f"network/{name}": tensor for name, tensor in network.state_dict().items()}
+    tensors = _states(networks)
     numbers: dict[str, Any] = {}  # what an optimiser keeps outside of tensors
     for place, optimizer in enumerate(optimizers):
         for number, state in optimizer.state_dict()["state"].items():
@@ -39,8 +41,14 @@ def save_checkpoint(path: Path, pack: str, network: Network, optimizers: Sequenc
     os.replace(temporary, path)
 
 
-def load_checkpoint(path: Path, pack: str, network: Network, optimizers: Sequence[Optimizer]) -> dict[str, Any] | None:
-    """Fill ``network`` and ``optimizers`` from ``path``.
+def _states(networks: Mapping[str, Network]) -> dict[str, Tensor]:
+    return {f"{key}/{name}": tensor for key, network in networks.items() for name, tensor in network.state_dict().items()}
+
+
+def load_checkpoint(
+    path: Path, pack: str, networks: Mapping[str, Network], optimizers: Sequence[Optimizer]
+) -> dict[str, Any] | None:
+    """Fill ``networks`` and ``optimizers`` from ``path``.
 
     Returns:
         the position, or ``None`` with all left as they were when the file is damaged or belongs to another pack.
@@ -60,11 +68,12 @@ def load_checkpoint(path: Path, pack: str, network: Network, optimizers: Sequenc
         if name.startswith("optimizer/"):
             _, place, number, field = name.split("/")
             states[int(place)].setdefault(int(number), {})[field] = value
-    weights = {name[8:]: tensor for name, tensor in tensor_from_name.items() if name.startswith("network/")}
-    shapes = [{name: t.shape for name, t in tensors.items()} for tensors in (weights, network.state_dict())]
+    weights = {name: tensor for name, tensor in tensor_from_name.items() if not name.startswith("optimizer/")}
+    shapes = [{name: t.shape for name, t in tensors.items()} for tensors in (weights, _states(networks))]
     if shapes[0] != shapes[1] or not isinstance(position, dict):
         return None
-    network.load_state_dict(weights)
+    for name, tensor in _states(networks).items():
+        tensor.copy_(weights[name])
     for optimizer, state in zip(optimizers, states, strict=True):
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])

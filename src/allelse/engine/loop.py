@@ -8,7 +8,7 @@ import platform
 import socket
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -21,15 +21,18 @@ from torch import Tensor
 import allelse
 from allelse import data, recipe
 from allelse.blocks import Conv2d, Linear
-from allelse.engine.batches import Draws, TrainingBatches, draw_epoch, feed_of
+from allelse.engine.averaging import Averaged
+from allelse.engine.batches import TrainingBatches, feed_of
 from allelse.engine.checkpoint import load_checkpoint, save_checkpoint
 from allelse.engine.device import compute_dtype, describe_device
+from allelse.engine.draws import Draws, draw_epoch
 from allelse.engine.evaluate import (
     Score,
     asks_for_recalibration,
     evaluate,
     evaluate_three_ways,
     moments,
+    recalibrate,
     recalibrated,
     scatter_of_batch_means,
 )
@@ -82,7 +85,7 @@ def train_pack(
     if checkpoint is not None and checkpoint.exists():
         training.resume(checkpoint)
     saved = time.monotonic()
-    while training.epoch < training.recipe.epochs and not training.diverged.all():
+    while training.epoch < training.epochs and not training.diverged.all():
         training.run_epoch(on_progress)
         if checkpoint is not None and time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
             training.save(checkpoint)
@@ -121,6 +124,7 @@ class Training:
         self.subsets = [train for train, _ in splits]
         self.steps_per_epoch = len(self.subsets[0]) // self.recipe.batch_size
         assert self.steps_per_epoch > 0, "the plan holds every batch size against its data"
+        self.updates, self.epochs = self.recipe.length(len(self.subsets[0]))
         crop, cutout = self.recipe.augmentation(recipe.Crop), self.recipe.augmentation(recipe.Cutout)
         padding = crop.padding if crop else 0
         self.train_feed = feed_of(dataset, "train", padding, weights_dtype, device)
@@ -139,10 +143,15 @@ class Training:
             self.optimizers = [build_optimizer(row, part, self._lr(part)) for row, part in zip(rows, optimizers, strict=True)]
         self.rates = np.array(
             [
-                learning_rates(self.recipe.schedule, self._lr(part), self.recipe.epochs, self.steps_per_epoch)
+                learning_rates(self.recipe.schedule, self._lr(part), self.updates / self.steps_per_epoch, self.steps_per_epoch)
                 for part in optimizers[: len(self.optimizers)]
             ]
         ).T
+        self.averaged: Averaged | None = None
+        if self.recipe.averaging:
+            averages = build(len(pack.runs)).to(device, weights_dtype)
+            compute_by(averages, pack.way)
+            self.averaged = Averaged(self.network, averages, self.recipe.averaging)
         self.steps = Steps(
             self.network,
             rows if pack.way.convolution == "branches" else [],
@@ -151,12 +160,13 @@ class Training:
             self.rates,
             self.recipe.label_smoothing,
             pack.way.graph,
+            self.averaged,
         )
         self.score_test: Recorded[Score] = Recorded(pack.way.graph)
         self.draws: list[Draws] | None = None
 
         self.probe = Probe(self.network)
-        self.probe_steps = probe_steps(self.recipe.epochs, self.steps_per_epoch)
+        self.probe_steps = probe_steps(self.updates / self.steps_per_epoch, self.steps_per_epoch)
         self.epoch = 0
         self.seconds = {"train": 0.0, "evaluate": 0.0}
         self.diverged = np.zeros(len(pack.runs), dtype=bool)
@@ -181,54 +191,76 @@ class Training:
     def _lr(self, optimizer: recipe.Optimizer) -> float:
         return optimizer.scaled_lr(self.recipe.batch_size)
 
+    def steps_of(self, epoch: int) -> int:
+        """How many steps this epoch has, counted from 0: the last may be cut short."""
+        return min(self.steps_per_epoch, self.updates - epoch * self.steps_per_epoch)
+
+    @property
+    def evaluated(self) -> Network:
+        """The network that the scores are of: with averaged weights, once there are some."""
+        return self.averaged.network if self.averaged and self.averaged.has_begun(self.epoch) else self.network
+
     def run_epoch(self, on_progress: Callable[[Progress], None]) -> None:
         """One pass over every replica's subset, then the evaluation."""
         begun = reported = time.perf_counter()
         draws = self.draws or self.draw(self.epoch)
         self._fingerprint(draws)
-        first, steps = self.epoch * self.steps_per_epoch, self.steps
+        first, steps, until = self.epoch * self.steps_per_epoch, self.steps, self.steps_of(self.epoch)
         steps.begin(first, draws)
-        probed = sorted(step - first for step in self.probe_steps if first <= step < first + self.steps_per_epoch)
-        while steps.done < self.steps_per_epoch:
+        if self.averaged:
+            self.averaged.begin_epoch(self.epoch + 1)
+        probed = sorted(step - first for step in self.probe_steps if first <= step < first + until)
+        while steps.done < until:
             if steps.done in probed:
                 step = first + steps.done
                 with self.probe.watching(step, step / self.steps_per_epoch):
                     steps.alone()
             else:
-                steps.advance(next((place for place in probed if place > steps.done), self.steps_per_epoch))
+                steps.advance(next((place for place in probed if place > steps.done), until))
             if time.perf_counter() - reported > 0.2:
-                on_progress(Progress((first + steps.done) / len(self.rates), self.epoch, self.recipe.epochs))
+                on_progress(Progress((first + steps.done) / self.updates, self.epoch, self.epochs))
                 reported = time.perf_counter()
         # A GPU is still at work here: what the next epoch draws is drawn meanwhile.
-        self.draws = self.draw(self.epoch + 1) if self.epoch + 1 < self.recipe.epochs else None
+        self.draws = self.draw(self.epoch + 1) if self.epoch + 1 < self.epochs else None
 
         train = Score(*steps.score())
         self.diverged |= ~np.isfinite(train.loss.cpu().numpy()) | ~self._weights_are_finite()
+        self.epoch += 1
         trained = time.perf_counter()
-        for name, score in {"train": train, **self._evaluate()}.items():
-            for replica, history in enumerate(self.history):
-                if name == "train":
-                    rates = self.rates[first + steps.done - 1]
-                    history.append({"lr": float(rates[replica if len(rates) > 1 else 0])})
-                history[-1][f"{name}_loss"] = float(score.loss[replica])
-                history[-1][f"{name}_accuracy"] = float(score.accuracy[replica])
+        scores = {"train_{}": train, **self._evaluate()}
+        rates = self.rates[first + steps.done - 1]
+        for replica, history in enumerate(self.history):
+            history.append({"lr": float(rates[replica if len(rates) > 1 else 0])})
+            for name, score in scores.items():
+                history[-1][name.format("loss")] = float(score.loss[replica])
+                history[-1][name.format("accuracy")] = float(score.accuracy[replica])
         self.seconds["train"] += trained - begun
         self.seconds["evaluate"] += time.perf_counter() - trained
-        self.epoch += 1
-        on_progress(Progress(self.epoch / self.recipe.epochs, self.epoch, self.recipe.epochs))
+        on_progress(Progress((first + steps.done) / self.updates, self.epoch, self.epochs))
+
+    def _evaluate(self) -> dict[str, Score]:
+        """The scores that an epoch ends with, by the form of their names, under the statistics that the recipe asks for."""
+        scores: dict[str, Score] = {}
+        averaged = self.averaged if self.averaged and self.averaged.has_begun(self.epoch) else None
+        if averaged:
+            with self._asked_statistics(self.network):
+                scores["{}_raw"] = self.score_test(self._score_test)
+            averaged.end_epoch(self.epoch)
+            if averaged.needs_recalibration:
+                recalibrate(self.evaluated, self.train_feed, self.train_index, self.dtype)
+        with self._asked_statistics(self.evaluated):
+            test = (self.test_feed, self.test_index, self.dtype)
+            scores["test_{}"] = evaluate(self.evaluated, *test) if averaged else self.score_test(self._score_test)
+            if len(self.validation_index):
+                scores["validation_{}"] = evaluate(self.evaluated, self.train_feed, self.validation_index, self.dtype)
+        return scores
+
+    def _asked_statistics(self, network: Network) -> AbstractContextManager[object]:
+        train = (self.train_feed, self.train_index)
+        return recalibrated(network, train, self.dtype) if asks_for_recalibration(network) else nullcontext()
 
     def _score_test(self) -> Score:
         return evaluate(self.network, self.test_feed, self.test_index, self.dtype)
-
-    def _evaluate(self) -> dict[str, Score]:
-        """The scores that an epoch ends with, under the statistics that the recipe asks for."""
-        train = (self.train_feed, self.train_index)
-        asked = recalibrated(self.network, train, self.dtype) if asks_for_recalibration(self.network) else nullcontext()
-        with asked:
-            scores = {"test": self.score_test(self._score_test)}
-            if len(self.validation_index):
-                scores["validation"] = evaluate(self.network, self.train_feed, self.validation_index, self.dtype)
-        return scores
 
     def _last_test_score(self) -> Score:
         values = torch.tensor(
@@ -259,12 +291,12 @@ class Training:
         """The final scores, three ways, of every run."""
         begun = time.perf_counter()
         train, test = (self.train_feed, self.train_index), (self.test_feed, self.test_index)
-        scores, population = evaluate_three_ways(self.network, train, test, self.dtype, self._last_test_score())
+        scores, population = evaluate_three_ways(self.evaluated, train, test, self.dtype, self._last_test_score())
         place = {"step": len(self.rates), "epoch": self.epoch}
-        noise = scatter_of_batch_means(self.network, *train, self.recipe.batch_size, BATCHES_FOR_NOISE, self.dtype)
-        self.probe.add_statistics(place, moments(self.network), population, noise)
+        noise = scatter_of_batch_means(self.evaluated, *train, self.recipe.batch_size, BATCHES_FOR_NOISE, self.dtype)
+        self.probe.add_statistics(place, moments(self.evaluated), population, noise)
         self.seconds["evaluate"] += time.perf_counter() - begun
-        images = self.epoch * self.steps_per_epoch * self.recipe.batch_size
+        images = min(self.epoch * self.steps_per_epoch, self.updates) * self.recipe.batch_size
         timing = {**self.seconds, "images_per_second": images / self.seconds["train"]}
         return [self._result(replica, scores, timing) for replica in range(len(self.pack.runs))]
 
@@ -313,6 +345,8 @@ class Training:
         source = f"{self.recipe.dataset} {shape}"
         subset = f"{source}: {len(self.subsets[0])} images"
         parts = "+".join("".join(map(str, part.model_dump().values())) for part in self.recipe.augment) or "none"
+        if self.recipe.augmentation(recipe.Mixup) or self.recipe.augmentation(recipe.CutMix):
+            parts += f" within {len(self.subsets[0])}"  # where partners are drawn from
         detail_from_name = {
             "data": source,
             "subset": subset,
@@ -324,6 +358,9 @@ class Training:
             for name, value in fingerprint.items()
         }
 
+    def _networks(self) -> dict[str, Network]:
+        return {"network": self.network, **({"averaged": self.averaged.network} if self.averaged else {})}
+
     def save(self, checkpoint: Path) -> None:
         """Everything that the next epoch depends on, into one file that appears whole or not at all."""
         position = {
@@ -334,11 +371,11 @@ class Training:
             "probes": self.probe.rows,
             "fingerprints": self.fingerprints,
         }
-        save_checkpoint(checkpoint, self.pack.id, self.network, self.optimizers, position)
+        save_checkpoint(checkpoint, self.pack.id, self._networks(), self.optimizers, position)
 
     def resume(self, checkpoint: Path) -> None:
         """Go on from ``checkpoint``; a file that is damaged or of another pack is passed over, and the pack starts anew."""
-        position = load_checkpoint(checkpoint, self.pack.id, self.network, self.optimizers)
+        position = load_checkpoint(checkpoint, self.pack.id, self._networks(), self.optimizers)
         if position is not None:
             self.epoch = position["epoch"]
             self.seconds = position["seconds"]

@@ -7,7 +7,7 @@ import time
 import torch
 
 from allelse.data import Dataset
-from allelse.engine.batches import Draws
+from allelse.engine.draws import Draws
 from allelse.engine.loop import Training
 from allelse.records import Pack
 
@@ -27,7 +27,7 @@ def images_per_second(pack: Pack, dataset: Dataset, device: torch.device) -> flo
     steps.begin(0, draws)
 
     warmed = 0
-    while warmed < WARM_UP_STEPS or not steps.is_ready(training.steps_per_epoch):
+    while warmed < WARM_UP_STEPS or not steps.is_ready(training.steps_of(0)):
         warmed += _advance(training, draws)
     seconds: list[float] = []
     spent = 0.0
@@ -43,10 +43,10 @@ def images_per_second(pack: Pack, dataset: Dataset, device: torch.device) -> flo
 
 def _advance(training: Training, draws: list[Draws]) -> int:
     """Take a step, or several in one replay; how many. An epoch that is at its end begins again."""
-    if training.steps.done == training.steps_per_epoch:
+    if training.steps.done == training.steps_of(0):
         training.steps.begin(0, draws)
     before = training.steps.done
-    training.steps.advance(training.steps_per_epoch)
+    training.steps.advance(training.steps_of(0))
     return training.steps.done - before
 
 

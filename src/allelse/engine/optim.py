@@ -44,19 +44,19 @@ def build_optimizer(network: nn.Module, optimizer: recipe.Optimizer, lr: float) 
     return kind([group for group in groups if group["params"]], lr=lr, **options)
 
 
-def learning_rates(schedule: recipe.Schedule, peak: float, epochs: int, steps_per_epoch: int) -> list[float]:
+def learning_rates(schedule: recipe.Schedule, peak: float, epochs: float, steps_per_epoch: int) -> list[float]:
     """The learning rate of every step.
 
     Arguments:
         schedule: the recipe's schedule.
         peak: the learning rate after the batch-size rule.
-        epochs: length of the training.
+        epochs: length of the training; a fraction where its last epoch is cut short.
         steps_per_epoch: optimiser steps in one epoch.
 
     Returns:
         ``epochs · steps_per_epoch`` numbers; the cosine reaches its floor with the step after the last.
     """
-    total = epochs * steps_per_epoch
+    total = round(epochs * steps_per_epoch)
     if isinstance(schedule, recipe.OneCycle):
         return [_one_cycle(schedule, peak, step, total) for step in range(total)]
     warmup = min(round(schedule.warmup_epochs * steps_per_epoch), total)

@@ -36,14 +36,14 @@ STEPS_FOR_ONE_PROBE = 100
 Row = dict[str, Any]
 
 
-def probe_steps(epochs: int, steps_per_epoch: int) -> frozenset[int]:
+def probe_steps(epochs: float, steps_per_epoch: int) -> frozenset[int]:
     """Which steps are probed: the first, and the last of the first, the middle and the last epoch; fewer in a short training.
 
     A probed step costs about two; one in ``STEPS_FOR_ONE_PROBE`` keeps that within 3 % of the training.
     """
-    total = epochs * steps_per_epoch
+    total = round(epochs * steps_per_epoch)
     wanted = [0, total - 1, math.ceil(epochs / 2) * steps_per_epoch - 1, steps_per_epoch - 1]
-    return frozenset(wanted[: max(2, total // STEPS_FOR_ONE_PROBE)])
+    return frozenset(min(step, total - 1) for step in wanted[: max(2, total // STEPS_FOR_ONE_PROBE)])
 
 
 class Probe:

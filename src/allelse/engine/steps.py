@@ -13,11 +13,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from allelse.engine.batches import Draws, TrainingBatches
+from allelse.engine.averaging import Averaged
+from allelse.engine.batches import TrainingBatches
 from allelse.engine.device import sum_dtype
+from allelse.engine.draws import Draws
 from allelse.engine.graphs import Recorded
 from allelse.engine.rows import zero_gradients
 from allelse.models import Network
@@ -37,6 +38,7 @@ class Steps:
         rates: np.ndarray,
         label_smoothing: float,
         graph: bool,
+        averaged: Averaged | None = None,
     ) -> None:
         """
         Arguments:
@@ -47,6 +49,7 @@ class Steps:
             rates: learning rate of every step of the training and every optimiser, [steps, optimisers].
             label_smoothing: of the cross-entropy.
             graph: record CUDA graphs.
+            averaged: what keeps an average of the weights.
         """
         self.network = network
         self.branches = branches
@@ -55,6 +58,7 @@ class Steps:
         self.rates = rates
         self.label_smoothing = label_smoothing
         self.graph = graph
+        self.averaged = averaged
         device = batches.feed.labels.device
         self.loss_R = torch.zeros(network.replicas, dtype=sum_dtype(device), device=device)
         self.correct_R = torch.zeros(network.replicas, dtype=torch.int64, device=device)
@@ -125,6 +129,8 @@ class Steps:
             self._forward_and_backward(self.network, place, slice(None))
         for optimizer in self.optimizers:
             optimizer.step()
+        if self.averaged:
+            self.averaged.end_step()
 
     def _begin_step(self) -> int | Tensor:
         """Set the learning rate; the place in the epoch."""
@@ -158,12 +164,9 @@ class Steps:
             current.wait_stream(stream)
 
     def _forward_and_backward(self, network: Network, place: int | Tensor, rows: slice) -> None:
-        x, labels_RB = self.batches.at(place, rows)
+        x, targets = self.batches.at(place, rows)
         logits_RBK = network(x)
-        losses_RB = F.cross_entropy(
-            logits_RBK.transpose(1, 2), labels_RB, reduction="none", label_smoothing=self.label_smoothing
-        )
-        loss_R = losses_RB.mean(1)
+        loss_R = targets.loss(logits_RBK, self.label_smoothing)
         loss_R.sum().backward()
         self.loss_R[rows] += loss_R.detach()
-        self.correct_R[rows] += (logits_RBK.detach().argmax(2) == labels_RB).sum(1)
+        self.correct_R[rows] += targets.correct(logits_RBK.detach())

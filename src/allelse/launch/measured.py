@@ -41,7 +41,7 @@ class Speeds:
                 "torch": torch.__version__,
                 "allelse": allelse.__version__,
                 "dtype": str(engine.compute_dtype(recipe.precision, self.device)),
-                "recipe": recipe.model_dump(mode="json", include={"model", "batch_size", "augment"}),
+                "recipe": recipe.model_dump(mode="json", include={"model", "batch_size", "augment", "averaging"}),
                 "optimizer": recipe.optimizer.name,
                 "images": [*dataset.train_images.shape, len(dataset.classes)],
                 "replicas": len(pack.runs),

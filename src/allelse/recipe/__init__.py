@@ -18,7 +18,8 @@ from allelse.recipe.activations import (
     Squareplus,
     Threshold,
 )
-from allelse.recipe.augmentations import Augmentation, Crop, Cutout, Flip
+from allelse.recipe.augmentations import Augmentation, Crop, CutMix, Cutout, Flip, Mixup, RandomErasing
+from allelse.recipe.averaging import EMA, SWA, Averaging
 from allelse.recipe.base import NonNegative, Part, Positive
 from allelse.recipe.initialisation import DefaultInit, Init, Kaiming, Orthogonal, Xavier
 from allelse.recipe.models import MLP, ConvNet, Head, Model, Stem
@@ -57,9 +58,11 @@ from allelse.recipe.whole import Recipe
 __all__ = [
     "ASGD",
     "ELU",
+    "EMA",
     "GELU",
     "MLP",
     "SGD",
+    "SWA",
     "Activation",
     "Adadelta",
     "Adagrad",
@@ -67,6 +70,7 @@ __all__ = [
     "AdamW",
     "Adamax",
     "Augmentation",
+    "Averaging",
     "BatchNorm",
     "BatchRenorm",
     "BatchStatistics",
@@ -74,6 +78,7 @@ __all__ = [
     "ConvNet",
     "Cosine",
     "Crop",
+    "CutMix",
     "Cutout",
     "DefaultInit",
     "EvoNormS0",
@@ -90,6 +95,7 @@ __all__ = [
     "LayerNorm",
     "LeakyReLU",
     "Linear",
+    "Mixup",
     "Model",
     "NAdam",
     "NoNorm",
@@ -107,6 +113,7 @@ __all__ = [
     "RAdam",
     "RMSNorm",
     "RMSprop",
+    "RandomErasing",
     "Recipe",
     "Rprop",
     "Schedule",

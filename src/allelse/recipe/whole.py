@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from math import ceil
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from allelse.recipe.augmentations import Augmentation, AugmentationKind
+from allelse.recipe.augmentations import Augmentation, AugmentationKind, CutMix, Mixup
+from allelse.recipe.averaging import Averaging
 from allelse.recipe.base import Count, Fraction, Listed, Part
 from allelse.recipe.models import ConvNet, Model
 from allelse.recipe.norms import GhostBatchNorm
@@ -26,10 +28,15 @@ class Recipe(Part):
     validation_per_class: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     """images a class that are cut from the training split, the same for all seeds, to choose settings on"""
     epochs: Count = 10
+    """length of the training, when not ``updates``"""
+    updates: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    """length of the training in optimiser steps, in place of ``epochs``; the last epoch may be cut short"""
     batch_size: Count = 128
     augment: Annotated[tuple[Augmentation, ...], Listed] = ()
     optimizer: Optimizer = Adam()
     schedule: Schedule = Constant()
+    averaging: Averaging | None = None
+    """the average of weights that is evaluated; the trained weights themselves when left out"""
     label_smoothing: Fraction = 0.0
     precision: Literal["auto", "bf16", "fp32", "fp64"] = "auto"
     """what convolutions and products compute in; ``auto``: bf16 where the device is fast at it, else fp32"""
@@ -38,6 +45,27 @@ class Recipe(Part):
     def augmentation(self, kind: type[AugmentationKind]) -> AugmentationKind | None:
         """The recipe's augmentation of this kind, if it has one."""
         return next((part for part in self.augment if isinstance(part, kind)), None)
+
+    def length(self, images: int) -> tuple[int, int]:
+        """Optimiser steps of the training on a subset of so many images, and the epochs that they begin."""
+        steps_per_epoch = images // self.batch_size
+        updates = self.updates or self.epochs * steps_per_epoch
+        return updates, ceil(updates / steps_per_epoch)
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Recipe:
+        if self.updates is not None and "epochs" in self.model_fields_set:
+            raise ValueError(
+                f"updates = {self.updates} and epochs = {self.epochs} both say how long to train; allowed: one of the two"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _the_length_that_counts(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        if self.updates is not None:
+            values.pop("epochs", None)
+        return values
 
     @model_validator(mode="after")
     def _each_augmentation_once(self) -> Recipe:
@@ -62,5 +90,14 @@ class Recipe(Part):
             raise ValueError(
                 f"model.norm.ghost_size = {norm.ghost_size} does not divide batch_size = {self.batch_size}; "
                 f"allowed here: {allowed}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _something_left_to_mix_up(self) -> Recipe:
+        cutmix = self.augmentation(CutMix)
+        if self.augmentation(Mixup) and cutmix and cutmix.probability == 1:
+            raise ValueError(
+                "augment names mixup, and cutmix with a probability of 1, which leaves no image for it; allowed: less than 1"
             )
         return self
