@@ -240,7 +240,7 @@ COLUMNS = "run, arm, seed, status, error, accuracy, purpose, n, mean, sd, low, h
             "accuracy = 50.0",
             'accuracy = 50.0\nmetric = "test_acuracy"',
             "line 33: references.1.metric: metric 'test_acuracy' is no accuracy; did you mean 'test_accuracy'? allowed: accuracy, "
-            "accuracy_best_epoch, accuracy_median_last_five, "
+            "accuracy_best_epoch, accuracy_median_last_five, accuracy_raw, "
             "accuracy_running, accuracy_recalibrated, accuracy_batch, train_accuracy, test_accuracy, validation_accuracy",
         ),
     ],
