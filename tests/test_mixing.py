@@ -249,7 +249,6 @@ NAMES = ("order", "flip", "crop", "cutout", "erased", "partner", "share", "paste
         ({"augment": [{"name": "random-erasing", "area": [0.1, 0.2]}]}, {"erased"}),
         ({"train_per_class": 5}, {"order", "partner"}),
     ],
-    ids=str,
 )
 def test_no_change_of_the_recipe_shifts_another_draw(change, shifted):
     dataset = toy_dataset(train=48)
