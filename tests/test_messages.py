@@ -3,6 +3,7 @@
 # ruff: noqa: E501 (a message stands on one line)
 
 from functools import cache
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -415,7 +416,52 @@ def test_a_name_too_long_for_the_file_system_is_told_in_one_line():
 
 @cache
 def sources() -> list[str]:
-    return [*study.packaged_studies().values(), TINY]
+    return [*study.packaged_studies().values(), TINY, RICH]
+
+
+RICH = """\
+exclude = [{ "model.norm" = "none", batch_size = [10, 20] }]
+[study]
+name     = "rich"
+question = "Everything that a study file may say of its arms?"
+seeds    = 2
+[recipe]
+dataset              = "digits"
+validation_per_class = 10
+optimizer            = { name = "sgd", lr = 0.1 }
+schedule             = "constant"
+[recipe.model]
+width = 4
+[factors]
+"model.norm"        = ["batch", "group", "none"]
+"model.norm.groups" = { when = { "model.norm" = "group" }, levels = [1, 2] }
+"batch_size"        = [10, 20, 50]
+[factors.size]
+when = { "model.norm" = ["batch", "none"], batch_size = 50 }
+[factors.size.levels]
+1    = { "model.depth" = 1, "model.kernel" = 5 }
+deep = { "model.depth" = 4 }
+[[adjust]]
+where = { batch_size = 10 }
+set   = { epochs = 3, "schedule.warmup_epochs" = 1.0 }
+seeds = 4
+[tune]
+key    = "optimizer.lr"
+values = [0.1, 0.2]
+epochs = 1
+per    = ["model.norm", "size"]
+[[claims]]
+id       = "above"
+says     = "Two groups are above none"
+kind     = "higher"
+a        = { "model.norm" = "group", "model.norm.groups" = 2 }
+b        = { "model.norm" = "batch", size = 1 }
+for_each = "batch_size"
+[quick]
+tune = { seeds = 1 }
+adjust = [{ set = { epochs = 1 } }]
+factors = { "model.norm.groups" = [1] }
+"""
 
 
 VALUES = st.sampled_from(
@@ -443,7 +489,24 @@ VALUES = st.sampled_from(
         "[{}, {}]",
     ]
 )
-KEYS = st.sampled_from(["seeds", '"a\\nb"', '"model.norm.x"', "model.depth", "kind", "claims", "quick", "factors", '""', "arm"])
+KEYS = st.sampled_from(
+    [
+        "seeds",
+        '"a\\nb"',
+        '"model.norm.x"',
+        "model.depth",
+        "kind",
+        "claims",
+        "quick",
+        "factors",
+        '""',
+        "arm",
+        "tune",
+        "when",
+        "levels",
+        "where",
+    ]
+)
 MUTATIONS = st.lists(
     st.one_of(
         st.tuples(st.just("value"), st.integers(0, 200), VALUES),
@@ -481,12 +544,19 @@ def complaint(file, **options) -> str | None:
         loaded = study.load(file, **options)
     except StudyError as error:
         return str(error)
-    assert len({run.id for run in loaded.runs()}) == len(loaded.arms) * len(loaded.seeds)
+    assert len({run.id for run in loaded.runs()}) == sum(len(arm.seeds) for arm in loaded.arms)
     return None
 
 
+@pytest.mark.parametrize("quick", [False, True])
+def test_the_studies_that_are_mutated_load(quick):
+    for text in sources():
+        write_study(Path(), text)
+        assert complaint("study.toml", quick=quick) is None
+
+
 @settings(max_examples=250, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(source=st.integers(0, 4), mutations=MUTATIONS, quick=st.booleans())
+@given(source=st.integers(0, 5), mutations=MUTATIONS, quick=st.booleans())
 def test_whatever_a_study_file_holds_it_loads_or_is_told_in_one_line(tmp_path, source, mutations, quick):
     path = write_study(tmp_path, mutated(sources()[source], mutations))
     said = complaint(path, quick=quick)

@@ -224,8 +224,8 @@ def test_what_differs_between_arms_is_told_key_by_key(load):
 def test_seeds_that_only_one_arm_has_are_packed_apart_so_that_pairs_are_packed_alike(load, digits):
     adjusted = '[[adjust]]\nwhere = { "model.activation" = "relu" }\nseeds = 7\n'
     loaded = load(changed("seeds    = 2", "seeds    = 4", f"{PLAIN}\n{adjusted}"))
-    plan = make_plan(loaded, lambda arm: digits, lambda pack: 1e6 * len(pack.runs) if len(pack.runs) < 4 else 1.0)
-    packs = [(planned.pack.runs[0].arm["model.activation"], planned.pack.seeds) for planned in plan.packs]
+    made = make_plan(loaded, digits, lambda pack: 1e6 * len(pack.runs) if len(pack.runs) < 4 else 1.0)
+    packs = [(planned.pack.runs[0].arm["model.activation"], planned.pack.seeds) for planned in made.packs]
     assert packs == [
         ("sigmoid", (0, 1)),
         ("sigmoid", (2, 3)),
@@ -234,4 +234,4 @@ def test_seeds_that_only_one_arm_has_are_packed_apart_so_that_pairs_are_packed_a
         ("relu", (4,)),
         ("relu", (5, 6)),
     ]
-    assert Plan.from_json(json.loads(json.dumps(plan.to_json())), loaded) == plan
+    assert plan.Plan.from_json(json.loads(json.dumps(made.to_json())), loaded) == made

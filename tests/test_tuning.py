@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from data_support import random_images
 from study_support import PLAIN, Quiet, allelse, changed, mistake, run, statuses, write_study
 
@@ -217,6 +218,14 @@ def test_quick_and_set_change_the_table_or_drop_it(load):
     assert dropped.tune is None
     assert "tune" not in dropped.definition()
     assert load().definition()["tune"]["per"] == ["model.activation"]
+
+
+def test_epochs_of_the_tuning_runs_go_before_updates_of_the_recipe(load):
+    text = changed("epochs = 2", "updates = 7", TUNED)
+    tuning = study.tuning_study(load(text))
+    assert {(arm.recipe.epochs, arm.recipe.updates) for arm in tuning.arms} == {(1, None)}
+    whole = load(changed("seeds  = 2\nepochs = 1\n", "seeds  = 2\n", text))
+    assert {arm.recipe.updates for arm in study.tuning_study(whole).arms} == {7}
 
 
 def test_a_number_that_only_some_norms_have_can_be_tuned_where_all_arms_have_it(load):
@@ -438,6 +447,22 @@ def test_failed_tuning_runs_hold_the_comparison_back_and_are_tried_again(finishe
     assert statuses(tmp_path / "out") == []
     assert run(finished[0], tmp_path / "out").runs_by_status == {"done": 4}
     assert results_of(tmp_path / "out") == results_of(finished[1])
+
+
+def test_tuning_runs_that_do_not_fit_in_memory_at_once_are_halved_in_their_own_plan(finished, tmp_path, monkeypatch):
+    pack_all_seeds(monkeypatch)
+    real = engine.train_pack
+
+    def train_pack(pack, *rest):
+        if len(pack.runs) > 1 and "optimizer.lr" in pack.runs[0].arm:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(pack, *rest)
+
+    monkeypatch.setattr(engine, "train_pack", train_pack)
+    assert run(finished[0], tmp_path / "out").runs_by_status == {"done": 4}
+    with store.read(tmp_path / "out") as opened, store.read(finished[1]) as whole:
+        assert [len(packed["runs"]) for packed in opened.tuning_part.plan["packs"]] == [1] * 12
+        assert [packed["runs"] for packed in opened.plan["packs"]] == [packed["runs"] for packed in whole.plan["packs"]]
 
 
 def test_values_that_all_diverge_are_told_in_one_line(tmp_path):

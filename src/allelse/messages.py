@@ -91,7 +91,7 @@ class Place:
         def touches(other: str) -> bool:
             if other.startswith(f"{key}."):  # a whole part is at fault: whoever set a key of it that the message names
                 inner = other[len(key) + 1 :].partition(".")[0]
-                return re.search(rf"\b{re.escape(inner)}\b", message) is not None
+                return message.startswith("unknown key") or re.search(rf"\b{re.escape(inner)}\b", message) is not None
             return key == other or key.startswith(f"{other}.")
 
         for change in origin.changes:

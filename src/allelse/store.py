@@ -106,7 +106,7 @@ class Store:
     def replan(self, plan: Mapping[str, Any]) -> None:
         """Store a plan of the same runs in place of the one before."""
         with _explained(self.folder), self._connection:
-            self._connection.execute("UPDATE meta SET value = ? WHERE key = 'plan'", (json.dumps(plan),))
+            self._connection.execute("UPDATE meta SET value = ? WHERE key = ?", (json.dumps(plan), self._plan))
 
     def record(self, results: Sequence[RunResult]) -> None:
         """Store the results of one pack, all of them or none."""

@@ -79,11 +79,13 @@ class Tuning:
         values = ", ".join(f"{tried.value:g}" for tried in self.choices[0].tried)
         each = f"for each {' and '.join(self.per)}" if self.per else "once for all arms"
         diverged = sum(tried.diverged for choice in self.choices for tried in choice.tried)
-        lost, plural = f", {diverged} diverged" if diverged else "", "" if self.epochs == 1 else "s"
+        lost = f", {diverged} diverged" if diverged else ""
+        seeds = "1 seed of its" if self.seeds == 1 else f"{self.seeds} seeds of their"
+        epochs = "1 epoch" if self.epochs == 1 else f"{self.epochs} epochs"
         return (
-            f"{self.key} was tuned before the comparison, {each}, from {values}: {self.runs} tuning runs ({self.seeds} seeds "
-            f"of their own, up to {self.epochs} epoch{plural}{lost}), {self.images:,} images trained; {self.metric} of the "
-            f"last epoch chose, and the test split was not looked at"
+            f"{self.key} was tuned before the comparison, {each}, from {values}: {self.runs} tuning runs ({seeds} own, up to "
+            f"{epochs}{lost}), {self.images:,} images trained; {self.metric} of the last epoch chose, and the test split was "
+            f"not looked at"
         )
 
     def warnings(self) -> list[str]:

@@ -26,7 +26,8 @@ def show_plan(console: Console, tune: Tune, plan: Plan) -> None:
     epochs = f" of {tune.epochs} epoch{'' if tune.epochs == 1 else 's'}" if tune.epochs else ""
     console.print(f"\nTuned before the comparison, on validation images: {tune.key}")
     console.print(f"  {each}, one of {values} by {tune.metric} of the last epoch")
-    console.print(f"  {runs} more runs{epochs}, with {tune.seeds} seeds of their own: about {duration(plan.seconds)} more")
+    seeds = "1 seed of its own" if tune.seeds == 1 else f"{tune.seeds} seeds of their own"
+    console.print(f"  {runs} more runs{epochs}, with {seeds}: about {duration(plan.seconds)} more")
 
 
 def show(console: Console, store: Store) -> None:

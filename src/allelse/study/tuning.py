@@ -50,6 +50,9 @@ def changed(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
 
 def _raw(recipe: Recipe, values: Mapping[str, Any]) -> dict[str, Any]:
     raw = recipe.model_dump(mode="json")
+    for one, other in (("epochs", "updates"), ("updates", "epochs")):  # a training has its length from one of the two
+        if one in values:
+            raw.pop(other, None)
     for key, value in values.items():
         put(raw, key, value)
     return raw
