@@ -207,3 +207,32 @@ def test_levels_are_called_as_the_page_says(tmp_path):
 def test_links_between_sections_lead_somewhere():
     titles = {title.replace(" ", "-") for title in re.findall(r"^##+ (.+)$", TEXT, re.MULTILINE)}
     assert set(re.findall(r"\]\(#([^)]+)\)", TEXT)) <= titles
+
+
+def with_choices(text: str) -> str:
+    """The template with every commented key and table."""
+    return re.sub(r'^# (?=\[|"?[a-z_. ]+"? +=)', "", text, flags=re.MULTILINE)
+
+
+def test_every_choice_of_the_template_loads(tmp_path):
+    template = (ROOT / "src" / "allelse" / "studies" / "template.toml.txt").read_text("utf-8")
+    before, claims_and_more = template.split("[[claims]]")
+    claims, after = claims_and_more.split("[quick]")
+    file = tmp_path / "my-study.toml"
+    file.write_text(f"{with_choices(before)}[quick]{after}", "utf-8")
+    loaded = study.load(file)
+    assert set(loaded.factors) == {"model.activation", "model.norm", "order", "model.norm.eps"}
+    assert len(loaded.arms) == 12
+    assert loaded.tune
+    assert loaded.excluded
+    assert {len(arm.seeds) for arm in loaded.arms} == {5, 10}
+    assert study.load(file, quick=True).quick
+
+    file.write_text(f"{before}[[claims]]{with_choices(claims).replace('for_each', '# for_each')}[quick]{after}", "utf-8")
+    assert study.load(file).references[0].sd == 0.3
+
+
+def test_the_template_says_where_its_keys_are_explained():
+    template = (ROOT / "src" / "allelse" / "studies" / "template.toml.txt").read_text("utf-8")
+    assert "docs/study-file.md" in template
+    assert PAGE.exists()
