@@ -63,3 +63,11 @@ def test_the_set_up_that_the_readme_names_is_there(readme):
 def test_both_readmes_name_the_same_commands_and_files():
     code = [sorted(re.findall(r"`([^`\n]+)`", (ROOT / readme).read_text("utf-8"))) for readme in READMES]
     assert code[0] == code[1]
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_every_command_stands_in_the_readme(readme):
+    table = re.findall(r"^\| `allelse (\w+)", (ROOT / readme).read_text("utf-8"), re.MULTILINE)
+    there = re.findall(r"^  (\w+) {2,}\S", allelse("--help").out.partition("Commands:")[2], re.MULTILINE)
+    assert sorted(table) == sorted(there)
+    assert len(there) > 8
