@@ -13,14 +13,14 @@ SOURCE = Path(__file__).parents[1] / "src" / "allelse"
 FILES = sorted(SOURCE.rglob("*.py"))
 ROOMS_FROM_FLOOR = {
     0: {"records", "errors"},
-    1: {"seeds", "recipe", "claims", "messages", "blocks", "models", "data", "store", "stats", "report"},
+    1: {"seeds", "own", "recipe", "claims", "messages", "blocks", "models", "data", "store", "stats", "report"},
     2: {"study", "plan", "engine"},
     3: {"launch"},
     4: {"cli", "api", "__init__", "__main__"},
 }
 FLOOR = {room: floor for floor, rooms in ROOMS_FROM_FLOOR.items() for room in rooms}
 SAME_FLOOR = {  # importing room: rooms of its own floor that it needs
-    "blocks": {"recipe"},
+    "blocks": {"own", "recipe", "seeds"},
     "claims": {"recipe"},
     "data": {"seeds"},
     "models": {"blocks", "recipe", "seeds"},
@@ -28,7 +28,20 @@ SAME_FLOOR = {  # importing room: rooms of its own floor that it needs
     "report": {"claims", "stats", "store"},
     "stats": {"claims"},
 }
-WITHOUT_TORCH = {"records", "errors", "seeds", "recipe", "claims", "messages", "data", "store", "stats", "report", "study"}
+WITHOUT_TORCH = {
+    "records",
+    "errors",
+    "own",
+    "seeds",
+    "recipe",
+    "claims",
+    "messages",
+    "data",
+    "store",
+    "stats",
+    "report",
+    "study",
+}
 NEVER_FROM_ENGINE = {"study", "plan", "store", "launch", "cli"}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from allelse import data
 from allelse.errors import StudyError
 from allelse.models import Layer, layer_table
-from allelse.recipe import MLP, BatchRenorm, BatchStatistics
+from allelse.recipe import MLP, BatchRenorm, BatchStatistics, OwnPart
 from allelse.records import Pack, RunSpec, Way, canonical_json
 from allelse.study import Arm, Study
 
@@ -146,12 +146,14 @@ def halve(planned: PlannedPack) -> tuple[PlannedPack, PlannedPack]:
 
 
 def _work(arm: Arm, dataset: data.Dataset) -> Any:
-    """What an arm computes in a step, but for the order and the kind of its activation."""
+    """What an arm computes in a step, but for the order and the kind of its activation, where that is of the catalogue."""
     recipe = arm.recipe.model_dump(mode="json")
     kept = {
         key: recipe[key] for key in ("dataset", "image_size", "batch_size", "augment", "precision", "epochs", "train_per_class")
     }
-    model = {key: value for key, value in recipe["model"].items() if key != "activation"}
+    model = dict(recipe["model"])
+    if not isinstance(arm.recipe.model.activation, OwnPart):
+        del model["activation"]
     model["block"] = sorted(model["block"].split("-"))
     shapes = [[layer.name, layer.shape] for layer in layers(arm, dataset)]
     model["norm"] = {key: value for key, value in model["norm"].items() if key != "evaluate"}

@@ -10,15 +10,17 @@ import copy
 import itertools
 import shlex
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
+from allelse import own
 from allelse.claims import Claim, check_claims, level_key
 from allelse.errors import StudyError, did_you_mean
 from allelse.messages import Origin, Place, one_line
@@ -83,6 +85,8 @@ class Arm:
 
     levels: Mapping[str, Level]
     recipe: Recipe
+    mistake: Callable[[Sequence[str], str], StudyError] = field(compare=False, repr=False)
+    """for a path of the recipe and a message, the error that says where in the file the path was set"""
 
     @property
     def name(self) -> str:
@@ -188,13 +192,16 @@ def load(name_or_path: str | Path, *, quick: bool = False, seeds: int | None = N
     count = seeds if seeds is not None else file.quick.seeds if quick and file.quick.seeds else file.study.seeds
     if not 1 <= count <= 10_000:
         raise StudyError(f"--seeds {count}: allowed: 1 to 10000")
+    arms = tuple(_arms(recipe, factors, place, changes, file.quick if quick else Quick()))
+    if any(arm.recipe.own_parts() for arm in arms):
+        own.search(Path(name_or_path).expanduser().parent)
     return Study(
         name=file.study.name + ("-quick" if quick else ""),
         question=file.study.question,
         seeds=tuple(range(file.study.first_seed, file.study.first_seed + count)),
         alpha=file.study.alpha,
         factors={factor: tuple(levels) for factor, levels in factors.items()},
-        arms=tuple(_arms(recipe, factors, place, changes, file.quick if quick else Quick())),
+        arms=arms,
         claims=file.claims,
         references=file.references,
         quick=quick,
@@ -290,9 +297,10 @@ def _arms(
                 with _placed(place, stands):
                     _put(raw, key, value)
                 moved_by[key] = stands
-        with place.named(Origin(raw, changes, moved_by, list(quick.recipe))):
+        origin = Origin(raw, changes, moved_by, list(quick.recipe))
+        with place.named(origin):
             checked = Recipe.model_validate(raw)
-        yield Arm(levels, checked)
+        yield Arm(levels, checked, partial(place.error_in_recipe, origin))
 
 
 @contextmanager

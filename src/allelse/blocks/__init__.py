@@ -11,6 +11,7 @@ from allelse.blocks.block import Block, build_block, build_dropout
 from allelse.blocks.dropout import Dropout
 from allelse.blocks.initialisation import change_fills
 from allelse.blocks.norms import NORMS, BatchNorm, build_norm
+from allelse.blocks.own import Own, Packing, Rows
 from allelse.blocks.weights import Conv2d, Linear, SeparableConv2d, Stacked, standardize_weights
 
 __all__ = [
@@ -21,6 +22,9 @@ __all__ = [
     "Conv2d",
     "Dropout",
     "Linear",
+    "Own",
+    "Packing",
+    "Rows",
     "SeparableConv2d",
     "Stacked",
     "build_activation",

@@ -15,6 +15,9 @@ from allelse.blocks import (
     Conv2d,
     Dropout,
     Linear,
+    Own,
+    Packing,
+    Rows,
     SeparableConv2d,
     Stacked,
     build_activation,
@@ -183,7 +186,7 @@ def _add_head(network: Network, model: recipe.ConvNet, shape: tuple[int, int, in
     for number, hidden in enumerate(head.hidden):
         part_from_name = {
             "linear": Linear(replicas, features, hidden),
-            "act": build_activation(replicas, hidden, model.activation),
+            "act": build_activation(replicas, hidden, model.activation, images=False),
             "drop": build_dropout(replicas, head.dropout),
         }
         network.hidden.add_module(str(number), Block(part_from_name))
@@ -204,19 +207,35 @@ def stacked_parameters(network: nn.Module) -> Iterator[tuple[str, Stacked, str, 
 def initialise(network: Network, seeds: Sequence[int]) -> None:
     """Fill replica r from ``seeds[r]``: each layer from its own stream, keyed by its name and shape (invariant 1).
 
-    So does each dropout, whose stream is keyed by its name alone.
+    So does each dropout, whose stream is keyed by its name alone, and each part of the user's own, which is made anew with
+    torch's global generator seeded from that stream.
     """
     for full_name, module, name, parameter in stacked_parameters(network):
+        if isinstance(module, Rows):
+            continue  # below, with all that its part has
         shape = tuple(parameter.shape[1:])
         fill = module.fill_from_name[name]
         for replica, seed in enumerate(seeds):
             values = fill(stream(seed, "init", full_name, *shape), shape)
             with torch.no_grad():
                 parameter[replica] = torch.from_numpy(values).to(parameter.dtype)
-    for name, dropout in network.named_modules():
-        if isinstance(dropout, Dropout):
-            for replica, seed in enumerate(seeds):
-                dropout.draw_key(replica, stream(seed, "dropout", name))
+    for name, part in network.named_modules():
+        for replica, seed in enumerate(seeds) if isinstance(part, (Dropout, Own)) else ():
+            if isinstance(part, Dropout):
+                part.draw_key(replica, stream(seed, "dropout", name))
+            else:
+                part.draw(replica, stream(seed, "init", name))
+
+
+def packings(model: recipe.Model, image_shape: tuple[int, int, int], classes: int) -> dict[str, Packing]:
+    """How each of the user's own parts in a network of this model is packed, by ``python:module:Name``.
+
+    Raises:
+        PartError: a part is refused.
+    """
+    with torch.device("meta"):
+        network = build_network(model, image_shape, classes, replicas=1)
+    return {module.reference: module.packing for module in network.modules() if isinstance(module, Own)}
 
 
 @dataclass(frozen=True)

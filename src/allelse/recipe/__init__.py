@@ -35,6 +35,7 @@ from allelse.recipe.norms import (
     NoNorm,
     Norm,
     NormPart,
+    OwnNorm,
     RMSNorm,
 )
 from allelse.recipe.optimizers import (
@@ -47,10 +48,12 @@ from allelse.recipe.optimizers import (
     AdamW,
     NAdam,
     Optimizer,
+    OwnOptimizer,
     RAdam,
     RMSprop,
     Rprop,
 )
+from allelse.recipe.own import OwnPart
 from allelse.recipe.schedules import Constant, Cosine, Exponential, Linear, OneCycle, Polynomial, Schedule, Step
 from allelse.recipe.whole import Recipe
 
@@ -99,6 +102,9 @@ __all__ = [
     "OneCycle",
     "Optimizer",
     "Orthogonal",
+    "OwnNorm",
+    "OwnOptimizer",
+    "OwnPart",
     "PReLU",
     "Part",
     "PlainActivation",

@@ -11,6 +11,7 @@ from allelse.recipe.base import Count, Fraction, Listed, Part
 from allelse.recipe.models import ConvNet, Model
 from allelse.recipe.norms import GhostBatchNorm
 from allelse.recipe.optimizers import Adam, Optimizer, Rprop
+from allelse.recipe.own import OwnPart
 from allelse.recipe.schedules import Constant, Schedule
 
 
@@ -64,3 +65,8 @@ class Recipe(Part):
                 f"allowed here: {allowed}"
             )
         return self
+
+    def own_parts(self) -> dict[tuple[str, ...], OwnPart]:
+        """The parts of the user's own, by the path of keys under which they stand."""
+        at = {("model", key): getattr(self.model, key, None) for key in ("activation", "norm")}
+        return {path: part for path, part in {**at, ("optimizer",): self.optimizer}.items() if isinstance(part, OwnPart)}
