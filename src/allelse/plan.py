@@ -168,7 +168,7 @@ def _runs_of_alike_arms(study: Study) -> list[tuple[Arm, tuple[RunSpec, ...]]]:
         recipe = copy.deepcopy(arm_from_levels[canonical_json(run.arm)].recipe.model_dump(mode="json"))
         for number in NUMBERS:
             part, key = number.split(".")
-            del recipe[part][key]
+            recipe[part].pop(key, None)  # not every optimiser has every number
         runs_from_recipe.setdefault(canonical_json(recipe), []).append(run)
     return [(arm_from_levels[canonical_json(runs[0].arm)], tuple(runs)) for runs in runs_from_recipe.values()]
 

@@ -11,9 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
-
-from allelse.models import Network
+from torch import Tensor, nn
 
 Optimizer = torch.optim.Optimizer
 
@@ -21,7 +19,9 @@ FORMAT = "2"
 """Of the position; a checkpoint of another one is passed over, and its pack starts anew."""
 
 
-def save_checkpoint(path: Path, pack: str, network: Network, optimizers: Sequence[Optimizer], position: dict[str, Any]) -> None:
+def save_checkpoint(
+    path: Path, pack: str, network: nn.Module, optimizers: Sequence[Optimizer], position: dict[str, Any]
+) -> None:
     """Write all tensors and the ``position`` (plain JSON values; NaN allowed) to ``path``, whole or not at all."""
     tensors = {f"network/{name}": tensor for name, tensor in network.state_dict().items()}
     numbers: dict[str, Any] = {}  # what an optimiser keeps outside of tensors
@@ -39,7 +39,7 @@ def save_checkpoint(path: Path, pack: str, network: Network, optimizers: Sequenc
     os.replace(temporary, path)
 
 
-def load_checkpoint(path: Path, pack: str, network: Network, optimizers: Sequence[Optimizer]) -> dict[str, Any] | None:
+def load_checkpoint(path: Path, pack: str, network: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Any] | None:
     """Fill ``network`` and ``optimizers`` from ``path``.
 
     Returns:

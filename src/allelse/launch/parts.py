@@ -1,15 +1,15 @@
-"""A study's parts of the user's own, checked before anything is trained: a study in; each part with its file and packing out."""
+"""A study's parts of the user's own, checked before anything is trained: a study in, each with its file and packing out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from allelse import own
+from allelse import engine, own
 from allelse.data import Dataset
 from allelse.errors import PartError
 from allelse.models import packings
-from allelse.recipe import Recipe
+from allelse.recipe import OwnOptimizer, Recipe
 from allelse.study import Arm, Study
 
 
@@ -44,7 +44,10 @@ def check_parts(study: Study, dataset_of: Callable[[Recipe], Dataset]) -> list[C
 
 def _packings(arm: Arm, dataset: Dataset) -> dict[str, str]:
     height, width, channels = dataset.train_images.shape[1:]
-    return dict(packings(arm.recipe.model, (height, width, channels), len(dataset.classes)))
+    found: dict[str, str] = {**packings(arm.recipe.model, (height, width, channels), len(dataset.classes))}
+    if isinstance(optimizer := arm.recipe.optimizer, OwnOptimizer):
+        found[optimizer.reference] = engine.optimizer_packing(optimizer)
+    return found
 
 
 def _path(arm: Arm, error: PartError) -> tuple[str, ...]:

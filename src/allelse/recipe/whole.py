@@ -68,5 +68,6 @@ class Recipe(Part):
 
     def own_parts(self) -> dict[tuple[str, ...], OwnPart]:
         """The parts of the user's own, by the path of keys under which they stand."""
-        at = {("model", key): getattr(self.model, key, None) for key in ("activation", "norm")}
-        return {path: part for path, part in {**at, ("optimizer",): self.optimizer}.items() if isinstance(part, OwnPart)}
+        parts: dict[tuple[str, ...], object] = {("model", key): getattr(self.model, key) for key in ("activation", "norm")}
+        parts["optimizer",] = self.optimizer
+        return {path: part for path, part in parts.items() if isinstance(part, OwnPart)}
