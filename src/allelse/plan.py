@@ -13,7 +13,7 @@ from typing import Any
 from allelse import data
 from allelse.errors import StudyError
 from allelse.models import Layer, layer_table
-from allelse.recipe import MLP, BatchRenorm, BatchStatistics, OwnPart
+from allelse.recipe import MLP, BatchRenorm, BatchStatistics, OwnModel, OwnPart
 from allelse.records import Pack, RunSpec, Way, canonical_json
 from allelse.study import Arm, Study
 
@@ -152,11 +152,13 @@ def _work(arm: Arm, dataset: data.Dataset) -> Any:
         key: recipe[key] for key in ("dataset", "image_size", "batch_size", "augment", "precision", "epochs", "train_per_class")
     }
     model = dict(recipe["model"])
-    if not isinstance(arm.recipe.model.activation, OwnPart):
-        del model["activation"]
-    model["block"] = sorted(model["block"].split("-"))
     shapes = [[layer.name, layer.shape] for layer in layers(arm, dataset)]
-    model["norm"] = {key: value for key, value in model["norm"].items() if key != "evaluate"}
+    if not isinstance(arm.recipe.model, OwnModel):
+        if not isinstance(arm.recipe.model.activation, OwnPart):
+            del model["activation"]
+        if isinstance(model["block"], str):
+            model["block"] = sorted(model["block"].split("-"))
+        model["norm"] = {key: value for key, value in model["norm"].items() if key != "evaluate"}
     return [kept, model, recipe["optimizer"]["name"], shapes]
 
 
@@ -194,7 +196,7 @@ def check_arm(arm: Arm, dataset: data.Dataset) -> None:
             f"allowed: 1 to {len(train)}"
         )
     layers(arm, dataset)
-    norm = recipe.model.norm
+    norm = getattr(recipe.model, "norm", None)
     if recipe.batch_size == 1 and isinstance(norm, BatchStatistics) and isinstance(recipe.model, MLP):
         raise StudyError(
             f"arm {arm.name}: batch_size = 1 gives BatchNorm one value a feature and no variance; allowed: at least 2"
@@ -296,7 +298,8 @@ def _seconds(arm: Arm, dataset: data.Dataset, replicas: int, rate: float | None)
         dataset, train_per_class=recipe.train_per_class, validation_per_class=recipe.validation_per_class, seed=0
     )
     evaluated = len(dataset.test_labels) + len(validation)
-    if isinstance(recipe.model.norm, BatchStatistics) and recipe.model.norm.evaluate == "recalibrated":
+    norm = getattr(recipe.model, "norm", None)
+    if isinstance(norm, BatchStatistics) and norm.evaluate == "recalibrated":
         evaluated += len(train)
     each_epoch = len(train) + FORWARD_SHARE * evaluated
     at_the_end = FORWARD_SHARE * (len(train) + 3 * len(dataset.test_labels))

@@ -86,7 +86,7 @@ class Arm:
     levels: Mapping[str, Level]
     recipe: Recipe
     mistake: Callable[[Sequence[str], str], StudyError] = field(compare=False, repr=False)
-    """for a path of the recipe and a message, the error that says where in the file the path was set"""
+    """for the path of a part of the recipe and a message, the error that says where in the file the part was named"""
 
     @property
     def name(self) -> str:
@@ -300,7 +300,7 @@ def _arms(
         origin = Origin(raw, changes, moved_by, list(quick.recipe))
         with place.named(origin):
             checked = Recipe.model_validate(raw)
-        yield Arm(levels, checked, partial(place.error_in_recipe, origin))
+        yield Arm(levels, checked, partial(place.error_in_part, origin))
 
 
 @contextmanager

@@ -9,6 +9,7 @@ Every parameter has shape [R, *the shape it has in a lone network]: replica r of
 from allelse.blocks.activations import ACTIVATIONS, build_activation
 from allelse.blocks.block import Block, build_block, build_dropout
 from allelse.blocks.dropout import Dropout
+from allelse.blocks.exactness import build_own
 from allelse.blocks.initialisation import change_fills
 from allelse.blocks.norms import NORMS, BatchNorm, build_norm
 from allelse.blocks.own import Own, Packing, Rows
@@ -31,6 +32,7 @@ __all__ = [
     "build_block",
     "build_dropout",
     "build_norm",
+    "build_own",
     "change_fills",
     "standardize_weights",
 ]

@@ -55,7 +55,7 @@ def packing_of(maker: Maker, shape: tuple[int, ...]) -> Packing:
         return "one by one"
 
 
-def build_own(replicas: int, part: recipe.OwnPart, kind: Kind, sizes: tuple[Any, ...], shape: tuple[int, ...]) -> Own:
+def build_own(replicas: int, part: recipe.OwnCode, kind: Kind, sizes: tuple[Any, ...], shape: tuple[int, ...]) -> Own:
     """The module of an own part for R replicas.
 
     Arguments:

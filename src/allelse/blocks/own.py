@@ -31,7 +31,7 @@ Kind = Literal["activation", "norm", "block", "family"]
 class Maker:
     """How the lone modules of one own part are made."""
 
-    part: recipe.OwnPart
+    part: recipe.OwnCode
     kind: Kind
     """the key of the model under which it stands"""
     sizes: tuple[Any, ...]
@@ -131,6 +131,15 @@ class Own(Rows):
     def reference(self) -> str:
         return self._maker.part.reference
 
+    def refused(self, reason: str) -> PartError:
+        return self._maker.refused(reason)
+
+    def shape_after(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """What leaves of one replica where ``shape`` enters, without the images."""
+        channels, *positions = shape
+        out = self(torch.empty(2, channels * self.replicas, *positions, device="meta"))
+        return (out.shape[1] // self.replicas, *out.shape[2:])
+
     def extra_repr(self) -> str:
         return self.reference.rpartition(":")[2]
 
@@ -160,7 +169,7 @@ class Own(Rows):
                 parts = wide(x).unflatten(1, (self.replicas, -1)).unbind(1)
                 computed = [self._computed(template, replica, part.contiguous()) for replica, part in enumerate(parts)]
                 out = torch.cat(computed, 1)
-        out = out.to(x.dtype)
+        out = wide(out) if self._maker.kind == "family" else out.to(x.dtype)  # logits are summed up in full
         return out.contiguous(memory_format=torch.channels_last) if out.dim() == 4 else out
 
     def _computed(self, template: nn.Module, at: int | slice, x: Tensor) -> Tensor:

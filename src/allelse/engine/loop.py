@@ -131,14 +131,15 @@ class Training:
 
         optimizers = [each.optimizer for each in recipes]
         rows = []
-        mixes = isinstance(optimizers[0], recipe.OwnOptimizer) and optimizer_packing(optimizers[0]) == "one by one"
+        owns = [part for part in optimizers if isinstance(part, recipe.OwnOptimizer)]
+        mixes = bool(owns) and optimizer_packing(owns[0]) == "one by one"
         if pack.way.convolution == "branches" or len(set(optimizers)) > 1 or mixes:
             rows = row_networks(self.network, partial(build, 1))
-        if pack.way.graph and isinstance(optimizers[0], recipe.OwnOptimizer) and not can_be_recorded(optimizers[0]):
-            raise ValueError(f"{optimizers[0].name} has no argument 'capturable', so that no CUDA graph may hold its steps")
+        if pack.way.graph and owns and not can_be_recorded(owns[0]):
+            raise ValueError(f"{owns[0].name} has no argument 'capturable', so that no CUDA graph may hold its steps")
         if mixes:
             self.optimizers = [
-                build_own_optimizer(lone_views(row), part, self._lr(part)) for row, part in zip(rows, optimizers, strict=True)
+                build_own_optimizer(lone_views(row), part, self._lr(part)) for row, part in zip(rows, owns, strict=True)
             ]
         elif len(set(optimizers)) == 1:
             self.optimizers = [build_optimizer(self.network, optimizers[0], self._lr(optimizers[0]))]

@@ -53,7 +53,7 @@ from allelse.recipe.optimizers import (
     RMSprop,
     Rprop,
 )
-from allelse.recipe.own import OwnPart
+from allelse.recipe.own import OwnCode, OwnModel, OwnPart
 from allelse.recipe.schedules import Constant, Cosine, Exponential, Linear, OneCycle, Polynomial, Schedule, Step
 from allelse.recipe.whole import Recipe
 
@@ -102,6 +102,8 @@ __all__ = [
     "OneCycle",
     "Optimizer",
     "Orthogonal",
+    "OwnCode",
+    "OwnModel",
     "OwnNorm",
     "OwnOptimizer",
     "OwnPart",

@@ -23,12 +23,10 @@ def _check_reference(value: str) -> str:
 Reference = Annotated[str, AfterValidator(_check_reference)]
 
 
-class OwnPart(Part):
+class OwnCode(Part):
     """What ``python:module:Name`` names, called with all other keys of its table as keyword arguments: ``docs/own-parts.md``."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
-
-    name: Reference
 
     @model_validator(mode="before")
     @classmethod
@@ -44,7 +42,7 @@ class OwnPart(Part):
     @property
     def reference(self) -> str:
         """``python:module:Name``."""
-        return self.name
+        raise NotImplementedError
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -53,6 +51,26 @@ class OwnPart(Part):
 
     def plain(self) -> dict[str, Any]:
         return {**super().plain(), **self.arguments}
+
+
+class OwnPart(OwnCode):
+    """A part of a network, or an optimiser."""
+
+    name: Reference
+
+    @property
+    def reference(self) -> str:
+        return self.name
+
+
+class OwnModel(OwnCode):
+    """A whole network: called with (height, width, channels) of the images, the number of classes, and its arguments."""
+
+    family: Reference
+
+    @property
+    def reference(self) -> str:
+        return self.family
 
 
 def _is_plain(value: Any) -> bool:
