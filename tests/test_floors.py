@@ -13,14 +13,28 @@ SOURCE = Path(__file__).parents[1] / "src" / "allelse"
 FILES = sorted(SOURCE.rglob("*.py"))
 ROOMS_FROM_FLOOR = {
     0: {"records", "errors"},
-    1: {"seeds", "recipe", "design", "claims", "messages", "blocks", "models", "data", "store", "stats", "tuning", "report"},
+    1: {
+        "seeds",
+        "own",
+        "recipe",
+        "design",
+        "claims",
+        "messages",
+        "blocks",
+        "models",
+        "data",
+        "store",
+        "stats",
+        "tuning",
+        "report",
+    },
     2: {"study", "plan", "engine", "explanation"},
     3: {"launch"},
     4: {"cli", "api", "__init__", "__main__"},
 }
 FLOOR = {room: floor for floor, rooms in ROOMS_FROM_FLOOR.items() for room in rooms}
 SAME_FLOOR = {  # importing room: rooms of its own floor that it needs
-    "blocks": {"recipe"},
+    "blocks": {"own", "recipe", "seeds"},
     "claims": {"design", "recipe"},
     "data": {"seeds"},
     "explanation": {"engine", "plan", "study"},
@@ -31,11 +45,7 @@ SAME_FLOOR = {  # importing room: rooms of its own floor that it needs
     "tuning": {"design", "store"},
 }
 WITHOUT_TORCH = {
-    *("records", "errors", "seeds", "recipe", "design", "claims", "messages", "data"),
-    *("store", "stats", "tuning", "report", "study"),
-}
-WITHOUT_TORCH = {
-    *("records", "errors", "seeds", "recipe", "design", "claims", "messages", "data"),
+    *("records", "errors", "own", "seeds", "recipe", "design", "claims", "messages", "data"),
     *("store", "stats", "tuning", "report", "study"),
 }
 NEVER_FROM_ENGINE = {"study", "plan", "store", "launch", "cli", "explanation"}

@@ -21,9 +21,9 @@ def recipe_of(**values: Any) -> recipe.Recipe:
 
 
 def names_of(union: Any) -> set[str]:
-    """The names that a discriminated union allows."""
-    parts = get_args(get_args(get_args(union)[0])[0]) or get_args(get_args(union)[0])
-    return {name for part in parts for name in get_args(part.model_fields["name"].annotation)}
+    """The names that a discriminated union allows, besides those of the user's own."""
+    ours, _ = get_args(get_args(union)[0])
+    return {name for part in get_args(get_args(ours)[0]) for name in get_args(part.model_fields["name"].annotation)}
 
 
 def test_the_catalogues_have_exactly_the_names_that_the_recipe_allows():

@@ -83,9 +83,17 @@ class Place:
             message = describe(first)
             if origin is None:
                 raise self.error(path, message) from None
-            raise self._error_in_recipe(path, message, origin) from None
+            raise self.error_in_recipe(origin, path, message) from None
 
-    def _error_in_recipe(self, path: Path, message: str, origin: Origin) -> StudyError:
+    def error_in_part(self, origin: Origin, path: Path, message: str) -> StudyError:
+        """As ``error_in_recipe``, about a part of the recipe that is wrong by what its name stands for."""
+        raw: Any = origin.recipe
+        for key in path:
+            raw = raw.get(key) if isinstance(raw, Mapping) else None
+        return self.error_in_recipe(origin, [*path, *["name"] * (isinstance(raw, Mapping) and "name" in raw)], message)
+
+    def error_in_recipe(self, origin: Origin, path: Path, message: str) -> StudyError:
+        """A ``StudyError`` about a key of one arm's recipe, at the place where the key was set."""
         key = _dotted(path)
 
         def touches(other: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 from allelse import data
 from allelse.errors import StudyError
 from allelse.models import Layer, layer_table
-from allelse.recipe import MLP, BatchRenorm, BatchStatistics
+from allelse.recipe import MLP, BatchRenorm, BatchStatistics, OwnModel, OwnPart
 from allelse.records import Pack, RunSpec, Way, canonical_json
 from allelse.study import Arm, Study
 
@@ -148,13 +148,17 @@ def halve(planned: PlannedPack) -> tuple[PlannedPack, PlannedPack]:
 
 
 def _work(arm: Arm, dataset: data.Dataset) -> Any:
-    """What an arm computes in a step, but for the order and the kind of its activation."""
+    """What an arm computes in a step, but for the order and the kind of its activation, where that is of the catalogue."""
     recipe = arm.recipe.model_dump(mode="json")
     keys = ("dataset", "image_size", "train_per_class", "batch_size", "augment", "precision", "epochs", "updates", "averaging")
-    model = {key: value for key, value in recipe["model"].items() if key != "activation"}
-    model["block"] = sorted(model["block"].split("-"))
-    model["norm"] = {key: value for key, value in model["norm"].items() if key != "evaluate"}
+    model = dict(recipe["model"])
     shapes = [[layer.name, layer.shape] for layer in layers(arm, dataset)]
+    if not isinstance(arm.recipe.model, OwnModel):
+        if not isinstance(arm.recipe.model.activation, OwnPart):
+            del model["activation"]
+        if isinstance(model["block"], str):
+            model["block"] = sorted(model["block"].split("-"))
+        model["norm"] = {key: value for key, value in model["norm"].items() if key != "evaluate"}
     return [[recipe.get(key) for key in keys], model, recipe["optimizer"]["name"], shapes]
 
 
@@ -166,7 +170,7 @@ def _runs_of_alike_arms(study: Study) -> list[tuple[Arm, tuple[RunSpec, ...]]]:
         recipe = copy.deepcopy(arm_from_levels[canonical_json(run.arm)].recipe.model_dump(mode="json"))
         for number in NUMBERS:
             part, key = number.split(".")
-            del recipe[part][key]
+            recipe[part].pop(key, None)  # not every optimiser has every number
         runs_from_recipe.setdefault(canonical_json(recipe), []).append(run)
     return [(arm_from_levels[canonical_json(runs[0].arm)], tuple(runs)) for runs in runs_from_recipe.values()]
 
@@ -206,7 +210,7 @@ def check_arm(arm: Arm, dataset: data.Dataset) -> None:
             f"allowed: 1 to {epochs}"
         )
     layers(arm, dataset)
-    norm = recipe.model.norm
+    norm = getattr(recipe.model, "norm", None)
     if recipe.batch_size == 1 and isinstance(norm, BatchStatistics) and isinstance(recipe.model, MLP):
         raise StudyError(
             f"arm {arm.name}: batch_size = 1 gives BatchNorm one value a feature and no variance; allowed: at least 2"
@@ -310,7 +314,8 @@ def _seconds(arm: Arm, dataset: data.Dataset, replicas: int, rate: float | None)
     updates, epochs = recipe.length(len(train))
     test = len(dataset.test_labels)
     evaluated = epochs * (test + len(validation)) + len(train) + 3 * test
-    if isinstance(recipe.model.norm, BatchStatistics) and recipe.model.norm.evaluate == "recalibrated":
+    norm = getattr(recipe.model, "norm", None)
+    if isinstance(norm, BatchStatistics) and norm.evaluate == "recalibrated":
         evaluated += epochs * len(train)
     if averaging := recipe.averaging:
         evaluated += (epochs - averaging.start_epoch + 1) * (test + (len(train) if averaging.name == "swa" else 0))

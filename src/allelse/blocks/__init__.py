@@ -9,8 +9,10 @@ Every parameter has shape [R, *the shape it has in a lone network]: replica r of
 from allelse.blocks.activations import ACTIVATIONS, build_activation
 from allelse.blocks.block import Block, build_block, build_dropout
 from allelse.blocks.dropout import Dropout
+from allelse.blocks.exactness import build_own
 from allelse.blocks.initialisation import change_fills
 from allelse.blocks.norms import NORMS, BatchNorm, build_norm
+from allelse.blocks.own import Own, Packing, Rows
 from allelse.blocks.weights import Conv2d, Linear, SeparableConv2d, Stacked, standardize_weights
 
 __all__ = [
@@ -21,12 +23,16 @@ __all__ = [
     "Conv2d",
     "Dropout",
     "Linear",
+    "Own",
+    "Packing",
+    "Rows",
     "SeparableConv2d",
     "Stacked",
     "build_activation",
     "build_block",
     "build_dropout",
     "build_norm",
+    "build_own",
     "change_fills",
     "standardize_weights",
 ]

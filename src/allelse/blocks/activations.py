@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from allelse import recipe
+from allelse.blocks.exactness import build_own
 from allelse.blocks.weights import Stacked, constant
 
 
@@ -74,8 +75,14 @@ ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {
 """What makes each activation from its numbers in the recipe; PReLU, which learns, is told its sizes too."""
 
 
-def build_activation(replicas: int, channels: int, activation: recipe.Activation) -> nn.Module:
-    """The module of ``activation`` for R replicas with ``channels`` channels or features each."""
+def build_activation(replicas: int, channels: int, activation: recipe.Activation, images: bool = True) -> nn.Module:
+    """The module of ``activation`` for R replicas with ``channels`` channels, or features where it meets no ``images``, each.
+
+    Raises:
+        PartError: it is one of the user's own, and refused.
+    """
+    if isinstance(activation, recipe.OwnPart):
+        return build_own(replicas, activation, "activation", (channels,), (channels, *[4, 5] * images))
     if isinstance(activation, recipe.PReLU):
         return PReLU(replicas, channels, activation)
     return ACTIVATIONS[activation.name](**activation.model_dump(exclude={"name"}))

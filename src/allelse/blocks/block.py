@@ -53,14 +53,14 @@ def build_block(
         weights: its convolutions or linear layers in order.
         shortcut: what the block's input goes through before it is added, at ``add`` or else at the end; ``None`` adds nothing.
     """
-    size, left = sizes[0], list(weights)
+    size, left, images = sizes[0], list(weights), isinstance(model, recipe.ConvNet)
     part_from_name: dict[str, nn.Module] = {}
     for name in parts:
         kind = name.rstrip("0123456789")
         if kind == "norm":
-            part_from_name[name] = build_norm(replicas, size, model.norm_of_block(number))
+            part_from_name[name] = build_norm(replicas, size, model.norm_of_block(number), images)
         elif kind == "act":
-            part_from_name[name] = build_activation(replicas, size, model.activation)
+            part_from_name[name] = build_activation(replicas, size, model.activation, images)
         elif kind == "drop":
             part_from_name[name] = build_dropout(replicas, model.dropout)
         elif kind != "add":

@@ -26,6 +26,11 @@ def constant(value: float) -> Fill:
     return lambda generator, shape: np.full(shape, value)
 
 
+def wide(x: Tensor) -> Tensor:
+    """Activations in the precision that statistics are taken in: float32, or float64 where they are."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 @dataclass(frozen=True)
 class Rule:
     """A ``Fill`` that is not torch's default, with its name for the fingerprints: only arms that share it share weights."""

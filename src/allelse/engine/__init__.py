@@ -3,6 +3,16 @@
 from allelse.engine.device import compute_dtype, describe_device, find_device
 from allelse.engine.loop import Progress, train_pack
 from allelse.engine.measure import images_per_second
+from allelse.engine.own import optimizer_packing
 from allelse.engine.ways import ways
 
-__all__ = ["Progress", "compute_dtype", "describe_device", "find_device", "images_per_second", "train_pack", "ways"]
+__all__ = [
+    "Progress",
+    "compute_dtype",
+    "describe_device",
+    "find_device",
+    "images_per_second",
+    "optimizer_packing",
+    "train_pack",
+    "ways",
+]

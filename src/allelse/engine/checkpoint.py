@@ -11,9 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
-
-from allelse.models import Network
+from torch import Tensor, nn
 
 Optimizer = torch.optim.Optimizer
 
@@ -22,7 +20,7 @@ FORMAT = "2"
 
 
 def save_checkpoint(
-    path: Path, pack: str, networks: Mapping[str, Network], optimizers: Sequence[Optimizer], position: dict[str, Any]
+    path: Path, pack: str, networks: Mapping[str, nn.Module], optimizers: Sequence[Optimizer], position: dict[str, Any]
 ) -> None:
     """Write all tensors and the ``position`` (plain JSON values; NaN allowed) to ``path``, whole or not at all."""
     tensors = _states(networks)
@@ -41,12 +39,12 @@ def save_checkpoint(
     os.replace(temporary, path)
 
 
-def _states(networks: Mapping[str, Network]) -> dict[str, Tensor]:
+def _states(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     return {f"{key}/{name}": tensor for key, network in networks.items() for name, tensor in network.state_dict().items()}
 
 
 def load_checkpoint(
-    path: Path, pack: str, networks: Mapping[str, Network], optimizers: Sequence[Optimizer]
+    path: Path, pack: str, networks: Mapping[str, nn.Module], optimizers: Sequence[Optimizer]
 ) -> dict[str, Any] | None:
     """Fill ``networks`` and ``optimizers`` from ``path``.
 

@@ -38,6 +38,7 @@ from allelse.engine.evaluate import (
 )
 from allelse.engine.graphs import Recorded
 from allelse.engine.optim import build_optimizer, learning_rates
+from allelse.engine.own import build_own_optimizer, can_be_recorded, lone_views, optimizer_packing
 from allelse.engine.probes import BATCHES_FOR_NOISE, Probe, probe_steps, summarise
 from allelse.engine.rows import row_networks
 from allelse.engine.scores import final_scores
@@ -135,9 +136,17 @@ class Training:
 
         optimizers = [each.optimizer for each in recipes]
         rows = []
-        if pack.way.convolution == "branches" or len(set(optimizers)) > 1:
+        owns = [part for part in optimizers if isinstance(part, recipe.OwnOptimizer)]
+        mixes = bool(owns) and optimizer_packing(owns[0]) == "one by one"
+        if pack.way.convolution == "branches" or len(set(optimizers)) > 1 or mixes:
             rows = row_networks(self.network, partial(build, 1))
-        if len(set(optimizers)) == 1:
+        if pack.way.graph and owns and not can_be_recorded(owns[0]):
+            raise ValueError(f"{owns[0].name} has no argument 'capturable', so that no CUDA graph may hold its steps")
+        if mixes:
+            self.optimizers = [
+                build_own_optimizer(lone_views(row), part, self._lr(part)) for row, part in zip(rows, owns, strict=True)
+            ]
+        elif len(set(optimizers)) == 1:
             self.optimizers = [build_optimizer(self.network, optimizers[0], self._lr(optimizers[0]))]
         else:
             self.optimizers = [build_optimizer(row, part, self._lr(part)) for row, part in zip(rows, optimizers, strict=True)]

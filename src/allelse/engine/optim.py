@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from allelse import recipe
+from allelse.engine.own import build_own_optimizer
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     kind.__name__.lower(): kind
@@ -24,11 +25,13 @@ OURS = {"name", "lr", "weight_decay", "decay_norm_and_bias", "lr_scaling", "lr_b
 
 
 def build_optimizer(network: nn.Module, optimizer: recipe.Optimizer, lr: float) -> torch.optim.Optimizer:
-    """torch's own optimiser over the stacked parameters; each element is updated alone, so packing changes nothing.
+    """The optimiser over the stacked parameters; each element is updated alone, so packing changes nothing.
 
-    Fused where torch offers it, and on a GPU ready to be captured in a graph: each of its parameter groups says whether it
-    is, by ``fused`` or ``capturable``.
+    torch's own are fused where it offers that, and on a GPU ready to be captured in a graph: each of their parameter groups
+    says whether it is, by ``fused`` or ``capturable``.
     """
+    if isinstance(optimizer, recipe.OwnOptimizer):
+        return build_own_optimizer(list(network.parameters()), optimizer, lr)
     weights = [p for name, p in network.named_parameters() if name.endswith("weight") and p.dim() > 2]
     others = [p for name, p in network.named_parameters() if not (name.endswith("weight") and p.dim() > 2)]
     decay = 0.0 if isinstance(optimizer, recipe.Rprop) else optimizer.weight_decay

@@ -81,9 +81,12 @@ class Probe:
 
     def _on_activation(self, name: str, place: Row) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            kept = [(buffer, buffer.clone()) for buffer in module.buffers()]
             with torch.enable_grad():
                 x = inputs[0].detach().requires_grad_()
                 (slope,) = torch.autograd.grad(module.forward(x).sum(), x)
+            for buffer, values in kept:  # an activation of the user's own may keep statistics of each forward pass
+                buffer.copy_(values)
             flat_RNCP = self._by_replica(slope.abs() < FLAT)
             saturated = flat_RNCP.float().mean((1, 2, 3))
             self._add(name, place, saturated=saturated, dead=flat_RNCP.all(3).all(1).float().mean(1))

@@ -62,7 +62,7 @@ class Steps:
         device = batches.feed.labels.device
         self.loss_R = torch.zeros(network.replicas, dtype=sum_dtype(device), device=device)
         self.correct_R = torch.zeros(network.replicas, dtype=torch.int64, device=device)
-        self.keeps_gradients = bool(branches) or len(optimizers) > 1
+        self.keeps_gradients = any(parameter.grad is not None for parameter in network.parameters())
         self.done = 0
         """steps of the current epoch"""
         self.first = 0

@@ -14,6 +14,7 @@ import torch
 from allelse import data, engine, store
 from allelse.errors import AllelseError, StoreError
 from allelse.launch.measured import Speeds
+from allelse.launch.parts import check_parts
 from allelse.plan import Plan, PlannedPack, halve, make_plan
 from allelse.recipe import Recipe
 from allelse.records import RunResult
@@ -70,6 +71,7 @@ def plan_study(study: Study, device: torch.device, computing: Computing = Comput
     Raises:
         DataError, StudyError: data are missing, or an arm does not fit them.
     """
+    check_parts(study, dataset_of)
     speeds = Speeds(device, dataset_of)
     ways = engine.ways(device, computing.graph)
     return make_plan(
@@ -89,7 +91,10 @@ def run_study(study: Study, folder: Path, device: str, watcher: Watcher, computi
     torch_device = engine.find_device(device)
     names = sorted({(arm.recipe.dataset, arm.recipe.image_size) for arm in study.arms}, key=str)
     fingerprints = {f"{name} at {size}" if size else name: _dataset(name, size).fingerprint for name, size in names}
-    with store.write(folder, {**study.definition(), "data": fingerprints}) as opened, _logged(opened.folder):
+    inputs: dict[str, object] = {"data": fingerprints}
+    if parts := check_parts(study, dataset_of):
+        inputs["own parts"] = {part.source.module: part.source.digest for part in parts}
+    with store.write(folder, {**study.definition(), **inputs}) as opened, _logged(opened.folder):
         part = opened
         if study.tune is not None and opened.tuning_part is not None:
             part = opened.tuning_part

@@ -1,6 +1,16 @@
 """Networks for R replicas at once: a recipe's model, an image shape and a number of classes in, a ``Network`` out."""
 
 from allelse.models.anatomy import LayerRow, layer_rows
-from allelse.models.network import Layer, Network, build_network, initialise, layer_table, stacked_parameters
+from allelse.models.network import Layer, Network, build_network, initialise, layer_table, packings, stacked_parameters
 
-__all__ = ["Layer", "LayerRow", "Network", "build_network", "initialise", "layer_rows", "layer_table", "stacked_parameters"]
+__all__ = [
+    "Layer",
+    "LayerRow",
+    "Network",
+    "build_network",
+    "initialise",
+    "layer_rows",
+    "layer_table",
+    "packings",
+    "stacked_parameters",
+]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from allelse import recipe
+from allelse.blocks import Own
 from allelse.models.network import build_network
 
 IMAGES = 2
@@ -64,6 +65,8 @@ def layer_rows(model: recipe.Model, image_shape: tuple[int, int, int], classes: 
 
 
 def _is_layer(module: nn.Module) -> bool:
+    if isinstance(module, Own):
+        return True
     has_own_parameters = next(module.parameters(recurse=False), None) is not None
     has_parts = next(module.children(), None) is not None
     return has_own_parameters or not (
@@ -80,7 +83,8 @@ def _recorder(
     def record(module: nn.Module, inputs: Any, output: Tensor) -> None:
         shape = tuple(output.shape[1:])
         inner = sum(flops(f"{name}.{part}") for part, _ in module.named_children())
-        parameters = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+        recurse = isinstance(module, Own)  # one layer, whatever is inside
+        parameters = sum(parameter.numel() for parameter in module.parameters(recurse))
         macs = (flops(name) - inner) // (2 * IMAGES)
         rows.append(LayerRow(name, _kind(module), shape, parameters, macs, prod(shape)))
 

@@ -15,11 +15,15 @@ from allelse.blocks import (
     Conv2d,
     Dropout,
     Linear,
+    Own,
+    Packing,
+    Rows,
     SeparableConv2d,
     Stacked,
     build_activation,
     build_block,
     build_dropout,
+    build_own,
     change_fills,
     standardize_weights,
 )
@@ -66,6 +70,17 @@ class Network(nn.Module):
         return logits_NRK.unflatten(1, (self.replicas, -1)).transpose(0, 1)
 
 
+class OwnNetwork(Network):
+    """A whole network of the user's own."""
+
+    def __init__(self, replicas: int, net: Own) -> None:
+        super().__init__(replicas)
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x).unflatten(1, (self.replicas, -1)).transpose(0, 1)
+
+
 def build_network(model: recipe.Model, image_shape: tuple[int, int, int], classes: int, replicas: int) -> Network:
     """A network of R replicas whose weights are all zero until ``initialise``.
 
@@ -80,6 +95,8 @@ def build_network(model: recipe.Model, image_shape: tuple[int, int, int], classe
     """
     network = Network(replicas)
     try:
+        if isinstance(model, recipe.OwnModel):
+            return OwnNetwork(replicas, build_own(replicas, model, "family", (image_shape, classes), _as_entered(image_shape)))
         if isinstance(model, recipe.MLP):
             features = _add_linear_blocks(network, model, image_shape[0] * image_shape[1] * image_shape[2])
         else:
@@ -93,12 +110,20 @@ def build_network(model: recipe.Model, image_shape: tuple[int, int, int], classe
     return network
 
 
+def _as_entered(image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    height, width, channels = image_shape
+    return channels, height, width
+
+
 def _add_linear_blocks(network: Network, model: recipe.MLP, features: int) -> int:
     """Returns what leaves the last block."""
     network.flatten_images = True
     replicas, parts = network.replicas, model.parts()
     for number, width in enumerate(model.widths(), start=1):
-        weights = [Linear(replicas, entering, width, model.bias) for entering in _entering(parts, "linear", features, width)]
+        if isinstance(model.block, recipe.OwnPart):
+            weights: list[nn.Module] = [build_own(replicas, model.block, "block", (features, width), (features,))]
+        else:
+            weights = [Linear(replicas, now, width, model.bias) for now in _entering(parts, "linear", features, width)]
         shortcut: nn.Module | None = None
         if model.residual:
             shortcut = nn.Identity() if features == width else Linear(replicas, features, width, bias=False)
@@ -114,7 +139,7 @@ def _add_convolution_blocks(network: Network, model: recipe.ConvNet, image_shape
     if model.stem:
         stem = model.stem
         weight = Conv2d(replicas, channels, stem.width, stem.kernel, model.bias)
-        kept = _once(parts, conv=True, norm=stem.norm, act=stem.activation)
+        kept = _once(model, conv=True, norm=stem.norm, act=stem.activation)
         network.stem = build_block(replicas, model, 1, kept, (channels, stem.width), [weight])
         channels = stem.width
     normed_before, normed_after = ("norm" in around for around in model.around_weight())
@@ -131,10 +156,18 @@ def _add_convolution_blocks(network: Network, model: recipe.ConvNet, image_shape
         height, width = ceil(height / stride), ceil(width / stride)
         if normed_after:
             _check_norm(model, height * width, number, block_width)
-        weights = [
-            kind(replicas, entering, block_width, kernel, model.bias, 1 if place else stride)
-            for place, entering in enumerate(_entering(parts, "conv", channels, block_width))
-        ]
+        if isinstance(model.block, recipe.OwnPart):
+            entered = (channels, height, width)
+            own = build_own(replicas, model.block, "block", (channels, block_width), entered)
+            _, height, width = own.shape_after(entered)
+            if model.residual and (height, width) != entered[1:]:
+                raise own.refused(f"gives {height} × {width} for {entered[1]} × {entered[2]}, which residual = true cannot add")
+            weights: list[nn.Module] = [own]
+        else:
+            weights = [
+                kind(replicas, entering, block_width, kernel, model.bias, 1 if place else stride)
+                for place, entering in enumerate(_entering(parts, "conv", channels, block_width))
+            ]
         shortcut: nn.Module | None = None
         if model.residual:
             same = channels == block_width and stride == 1
@@ -152,8 +185,9 @@ def _entering(parts: Sequence[str], weight: str, first: int, width: int) -> list
     return [first if name == weight else width for name in parts if name.startswith(weight)]
 
 
-def _once(parts: Sequence[str], **wanted: bool) -> list[str]:
-    """The wanted kinds of parts in the order in which a block has them first."""
+def _once(model: recipe.ConvNet, **wanted: bool) -> list[str]:
+    """The wanted kinds of parts in the order in which a block has them first; beside one of the user's own, in the usual one."""
+    parts = ("conv", "norm", "act") if isinstance(model.block, recipe.OwnPart) else model.parts()
     return [name for name in parts if wanted.get(name)]
 
 
@@ -166,9 +200,9 @@ def _check_norm(model: recipe.ConvNet, positions: int, number: int, channels: in
 
 
 def _add_head(network: Network, model: recipe.ConvNet, shape: tuple[int, int, int]) -> int:
-    replicas, parts, head = network.replicas, model.parts(), model.head
+    replicas, head = network.replicas, model.head
     height, width, channels = shape
-    if kept := _once(parts, norm=head.norm, act=head.activation):
+    if kept := _once(model, norm=head.norm, act=head.activation):
         if "norm" in kept:
             _check_norm(model, height * width, model.depth, channels)
         network.final = build_block(replicas, model, model.depth, kept, (channels, channels), [])
@@ -183,7 +217,7 @@ def _add_head(network: Network, model: recipe.ConvNet, shape: tuple[int, int, in
     for number, hidden in enumerate(head.hidden):
         part_from_name = {
             "linear": Linear(replicas, features, hidden),
-            "act": build_activation(replicas, hidden, model.activation),
+            "act": build_activation(replicas, hidden, model.activation, images=False),
             "drop": build_dropout(replicas, head.dropout),
         }
         network.hidden.add_module(str(number), Block(part_from_name))
@@ -204,19 +238,35 @@ def stacked_parameters(network: nn.Module) -> Iterator[tuple[str, Stacked, str, 
 def initialise(network: Network, seeds: Sequence[int]) -> None:
     """Fill replica r from ``seeds[r]``: each layer from its own stream, keyed by its name and shape (invariant 1).
 
-    So does each dropout, whose stream is keyed by its name alone.
+    So does each dropout, whose stream is keyed by its name alone, and each part of the user's own, which is made anew with
+    torch's global generator seeded from that stream.
     """
     for full_name, module, name, parameter in stacked_parameters(network):
+        if isinstance(module, Rows):
+            continue  # below, with all that its part has
         shape = tuple(parameter.shape[1:])
         fill = module.fill_from_name[name]
         for replica, seed in enumerate(seeds):
             values = fill(stream(seed, "init", full_name, *shape), shape)
             with torch.no_grad():
                 parameter[replica] = torch.from_numpy(values).to(parameter.dtype)
-    for name, dropout in network.named_modules():
-        if isinstance(dropout, Dropout):
-            for replica, seed in enumerate(seeds):
-                dropout.draw_key(replica, stream(seed, "dropout", name))
+    for name, part in network.named_modules():
+        for replica, seed in enumerate(seeds) if isinstance(part, (Dropout, Own)) else ():
+            if isinstance(part, Dropout):
+                part.draw_key(replica, stream(seed, "dropout", name))
+            else:
+                part.draw(replica, stream(seed, "init", name))
+
+
+def packings(model: recipe.Model, image_shape: tuple[int, int, int], classes: int) -> dict[str, Packing]:
+    """How each of the user's own parts in a network of this model is packed, by ``python:module:Name``.
+
+    Raises:
+        PartError: a part is refused.
+    """
+    with torch.device("meta"):
+        network = build_network(model, image_shape, classes, replicas=1)
+    return {module.reference: module.packing for module in network.modules() if isinstance(module, Own)}
 
 
 @dataclass(frozen=True)

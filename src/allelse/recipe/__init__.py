@@ -36,6 +36,7 @@ from allelse.recipe.norms import (
     NoNorm,
     Norm,
     NormPart,
+    OwnNorm,
     RMSNorm,
 )
 from allelse.recipe.optimizers import (
@@ -48,10 +49,12 @@ from allelse.recipe.optimizers import (
     AdamW,
     NAdam,
     Optimizer,
+    OwnOptimizer,
     RAdam,
     RMSprop,
     Rprop,
 )
+from allelse.recipe.own import OwnCode, OwnModel, OwnPart
 from allelse.recipe.schedules import Constant, Cosine, Exponential, Linear, OneCycle, Polynomial, Schedule, Step
 from allelse.recipe.whole import Recipe
 
@@ -105,6 +108,11 @@ __all__ = [
     "OneCycle",
     "Optimizer",
     "Orthogonal",
+    "OwnCode",
+    "OwnModel",
+    "OwnNorm",
+    "OwnOptimizer",
+    "OwnPart",
     "PReLU",
     "Part",
     "PlainActivation",

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Union
 from pydantic import Field, model_validator
 
 from allelse.recipe.base import Finite, Named, NonNegative, Part, Positive
+from allelse.recipe.own import Ours, Own, OwnPart, Whose
 
 
 class PlainActivation(Part):
@@ -98,9 +99,16 @@ class Threshold(Part):
 
 
 Activation = Annotated[
-    Annotated[
-        Union[PlainActivation, LeakyReLU, PReLU, ELU, GELU, Softplus, Squareplus, HardTanh, Shrink, Threshold],
-        Field(discriminator="name"),
+    Union[
+        Annotated[
+            Annotated[
+                Union[PlainActivation, LeakyReLU, PReLU, ELU, GELU, Softplus, Squareplus, HardTanh, Shrink, Threshold],
+                Field(discriminator="name"),
+            ],
+            Ours,
+        ],
+        Annotated[OwnPart, Own],
     ],
+    Whose,
     Named,
 ]

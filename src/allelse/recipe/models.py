@@ -5,13 +5,21 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import Discriminator, Field, PlainValidator, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, PlainValidator, Tag, model_validator
 
 from allelse.errors import did_you_mean
 from allelse.recipe.activations import Activation, PlainActivation
 from allelse.recipe.base import Count, Fraction, Listed, Named, Part, PerBlock
 from allelse.recipe.initialisation import DefaultInit, Init
 from allelse.recipe.norms import BatchNorm, Norm
+from allelse.recipe.own import PREFIX, Ours, Own, OwnModel, OwnPart, Whose
+
+OWN_BLOCK = "own"
+"""the only part of a block of the user's own"""
+
+
+def _own_to_table(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) and value.startswith(PREFIX) else value
 
 
 def _check_order(value: Any, weight: str) -> str:
@@ -67,8 +75,9 @@ class Head(Part):
 class _Blocks(Part):
     """What every family of block networks has."""
 
-    block: str
-    """the order of the block's parts, joined by '-'; ``add``: where a residual block adds its input, if not at the end"""
+    block: str | OwnPart
+    """the order of the block's parts, joined by '-'; ``add``: where a residual block adds its input, if not at the end. Or a
+    block of the user's own, which is called with the channels or features that enter and leave, and knows no other field"""
     width: PerBlock = 64
     """channels or features of every block, or one number for each block"""
     depth: Annotated[int, Field(ge=1, le=1_000)] = 4
@@ -108,7 +117,7 @@ class _Blocks(Part):
 
     @model_validator(mode="after")
     def _drop_has_a_rate(self) -> _Blocks:
-        drops = "drop" in self.block.split("-")
+        drops = "drop" in self._order()
         if drops and self.dropout is None:
             raise ValueError(f"block is {self.block!r}, whose 'drop' needs a rate; give one, as in dropout = 0.2")
         if self.dropout is not None and not drops:
@@ -120,7 +129,7 @@ class _Blocks(Part):
 
     @model_validator(mode="after")
     def _norm_fits(self) -> _Blocks:
-        parts = self.block.split("-")
+        parts = self._order()
         if "norm" in parts:
             for number, width in self.normalised_widths():
                 self.norm_of_block(number).check_width(width)
@@ -144,15 +153,18 @@ class _Blocks(Part):
 
     def parts(self) -> tuple[str, ...]:
         """The block's parts in order, a repeated one with its number: ``conv``, ``act``, ``conv2``, ``act2``."""
-        names = self.block.split("-")
+        names = self._order()
         counts = [names[: place + 1].count(name) for place, name in enumerate(names)]
         return tuple(name if count == 1 else f"{name}{count}" for name, count in zip(names, counts, strict=True))
 
     def around_weight(self) -> tuple[list[str], list[str]]:
         """The parts before and after the first convolution or linear layer."""
-        names = self.block.split("-")
-        place = next(place for place, name in enumerate(names) if name in ("conv", "linear"))
+        names = self._order()
+        place = next((place for place, name in enumerate(names) if name in ("conv", "linear", OWN_BLOCK)))
         return names[:place], names[place + 1 :]
+
+    def _order(self) -> list[str]:
+        return [OWN_BLOCK] if isinstance(self.block, OwnPart) else self.block.split("-")
 
     def widths(self) -> tuple[int, ...]:
         """The width of each block in order; a list longer than ``depth`` gives its first ``depth``."""
@@ -171,7 +183,11 @@ class ConvNet(_Blocks):
     """Blocks of convolution, norm and activation on images."""
 
     family: Literal["convnet"] = "convnet"
-    block: Annotated[str, PlainValidator(lambda value: _check_order(value, "conv"))] = "conv-norm-act"
+    block: Annotated[
+        Union[Annotated[str, PlainValidator(lambda value: _check_order(value, "conv")), Ours], Annotated[OwnPart, Own]],
+        Whose,
+        BeforeValidator(_own_to_table),
+    ] = "conv-norm-act"
     conv: Literal["full", "depthwise-separable"] = "full"
     """of the blocks; ``depthwise-separable``: one filter a channel, then 1 × 1 over all channels with nothing between the two
     (Chollet 2017, arXiv:1610.02357)"""
@@ -199,6 +215,14 @@ class ConvNet(_Blocks):
         return {**super()._lists(), "kernel": self.kernel}
 
     @model_validator(mode="after")
+    def _strides_need_a_convolution(self) -> ConvNet:
+        if isinstance(self.block, OwnPart) and self.pool and self.pool_kind == "stride":
+            raise ValueError(
+                "pool_kind is 'stride', of a convolution that a block of your own does not have; allowed: max, avg"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _odd_kernels(self) -> ConvNet:
         kernels = [("kernel", kernel) for kernel in self.kernels()]
         for where, kernel in [*kernels, ("stem.kernel", self.stem.kernel if self.stem else 1)]:
@@ -211,11 +235,15 @@ class MLP(_Blocks):
     """Blocks of linear layer, norm and activation on flattened images."""
 
     family: Literal["mlp"]
-    block: Annotated[str, PlainValidator(lambda value: _check_order(value, "linear"))] = "linear-norm-act"
+    block: Annotated[
+        Union[Annotated[str, PlainValidator(lambda value: _check_order(value, "linear")), Ours], Annotated[OwnPart, Own]],
+        Whose,
+        BeforeValidator(_own_to_table),
+    ] = "linear-norm-act"
 
     @model_validator(mode="after")
     def _norm_has_values(self) -> MLP:
-        for number, width in self.normalised_widths() if "norm" in self.block.split("-") else ():
+        for number, width in self.normalised_widths() if "norm" in self._order() else ():
             if self.norm_of_block(number).needs_positions(width):
                 raise ValueError(
                     f"norm {self.norm.name!r} as it is here takes each statistic over a single value, because an MLP has one "
@@ -225,11 +253,15 @@ class MLP(_Blocks):
         return self
 
 
+OWN_FAMILY = "python:MODULE:NAME"
+
+
 def _family(value: Any) -> Any:
-    return value.get("family", "convnet") if isinstance(value, dict) else getattr(value, "family", None)
+    family = value.get("family", "convnet") if isinstance(value, dict) else getattr(value, "family", None)
+    return OWN_FAMILY if isinstance(family, str) and family.startswith(PREFIX) else family
 
 
 Model = Annotated[
-    Union[Annotated[ConvNet, Tag("convnet")], Annotated[MLP, Tag("mlp")]],
+    Union[Annotated[ConvNet, Tag("convnet")], Annotated[MLP, Tag("mlp")], Annotated[OwnModel, Tag(OWN_FAMILY)]],
     Discriminator(_family),
 ]

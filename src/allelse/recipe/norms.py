@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Union
 from pydantic import Field, model_validator
 
 from allelse.recipe.base import Count, Named, NonNegative, Part, PerBlock, Positive
+from allelse.recipe.own import Ours, Own, OwnPart, Whose
 
 
 class NormPart(Part):
@@ -180,21 +181,32 @@ class NoNorm(NormPart):
     name: Literal["none"] = "none"
 
 
+class OwnNorm(NormPart, OwnPart):
+    """A norm of the user's own, which is taken to fit wherever its module can be made and run."""
+
+
 Norm = Annotated[
-    Annotated[
-        Union[
-            BatchNorm,
-            GhostBatchNorm,
-            BatchRenorm,
-            GroupNorm,
-            LayerNorm,
-            InstanceNorm,
-            RMSNorm,
-            FilterResponseNorm,
-            EvoNormS0,
-            NoNorm,
+    Union[
+        Annotated[
+            Annotated[
+                Union[
+                    BatchNorm,
+                    GhostBatchNorm,
+                    BatchRenorm,
+                    GroupNorm,
+                    LayerNorm,
+                    InstanceNorm,
+                    RMSNorm,
+                    FilterResponseNorm,
+                    EvoNormS0,
+                    NoNorm,
+                ],
+                Field(discriminator="name"),
+            ],
+            Ours,
         ],
-        Field(discriminator="name"),
+        Annotated[OwnNorm, Own],
     ],
+    Whose,
     Named,
 ]

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Union, get_args
 from pydantic import BeforeValidator, Field, model_validator
 
 from allelse.recipe.base import Count, Fraction, Listed, Named, NonNegative, Part, Positive
+from allelse.recipe.own import Ours, Own, OwnPart, Whose
 
 Betas = Annotated[tuple[Fraction, Fraction], Listed]
 
@@ -160,6 +161,10 @@ class Rprop(_Rate):
         return self
 
 
+class OwnOptimizer(_Rate, OwnPart):
+    """A ``torch.optim.Optimizer`` of the user's own; all keys but those of the rate are its keyword arguments."""
+
+
 REASON_FROM_REFUSED = {
     "muon": "orthogonalises whole matrices, which would mix the networks of a pack",
     "adafactor": "scales by norms over whole matrices, which would mix the networks of a pack",
@@ -177,4 +182,9 @@ def _refuse(value: Any) -> Any:
 
 Optimizers = Union[SGD, Adam, AdamW, NAdam, RAdam, Adamax, RMSprop, Adagrad, Adadelta, ASGD, Rprop]
 NAMES = [optimizer.model_fields["name"].default for optimizer in get_args(Optimizers)]
-Optimizer = Annotated[Annotated[Optimizers, Field(discriminator="name")], Named, BeforeValidator(_refuse)]
+Optimizer = Annotated[
+    Union[Annotated[Annotated[Optimizers, Field(discriminator="name")], Ours], Annotated[OwnOptimizer, Own]],
+    Whose,
+    Named,
+    BeforeValidator(_refuse),
+]

@@ -13,6 +13,7 @@ from allelse.recipe.base import Count, Fraction, Listed, Part
 from allelse.recipe.models import ConvNet, Model
 from allelse.recipe.norms import GhostBatchNorm
 from allelse.recipe.optimizers import Adam, Optimizer, Rprop
+from allelse.recipe.own import OwnCode
 from allelse.recipe.schedules import Constant, Schedule
 
 
@@ -84,7 +85,7 @@ class Recipe(Part):
 
     @model_validator(mode="after")
     def _ghost_batches_fill_the_batch(self) -> Recipe:
-        norm = self.model.norm
+        norm = getattr(self.model, "norm", None)
         if isinstance(norm, GhostBatchNorm) and self.batch_size % norm.ghost_size:
             allowed = ", ".join(str(size) for size in range(1, self.batch_size + 1) if self.batch_size % size == 0)
             raise ValueError(
@@ -101,3 +102,9 @@ class Recipe(Part):
                 "augment names mixup, and cutmix with a probability of 1, which leaves no image for it; allowed: less than 1"
             )
         return self
+
+    def own_parts(self) -> dict[tuple[str, ...], OwnCode]:
+        """The parts of the user's own, by the path of keys under which they stand."""
+        parts: dict[tuple[str, ...], object] = {("model", "family"): self.model, ("optimizer",): self.optimizer}
+        parts |= {("model", key): getattr(self.model, key, None) for key in ("block", "norm", "activation")}
+        return {path: part for path, part in parts.items() if isinstance(part, OwnCode)}

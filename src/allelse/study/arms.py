@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from allelse.design import Level, matches
@@ -26,6 +27,8 @@ class Arm:
     recipe: Recipe
     seeds: tuple[int, ...]
     """the study's first ones, so that any two arms share as many as the one with fewer has"""
+    mistake: Callable[[Sequence[str], str], StudyError] = field(compare=False, repr=False)
+    """for the path of a part of the recipe and a message, the error that says where in the file the part was named"""
 
     @property
     def name(self) -> str:
@@ -67,8 +70,10 @@ class Builder:
                 self._set(raw, adjust.set, stands, dict(by_factors))  # a later one may change what an earlier one sets
                 moved |= dict.fromkeys(adjust.set, stands)
                 seeds = self.seeds if adjust.seeds is None else tuple(range(seeds[0], seeds[0] + adjust.seeds))
-        with self.place.named(Origin(raw, self.changes, moved, self.quick)):
-            return Arm(levels, Recipe.model_validate(raw), seeds), moved
+        origin = Origin(raw, self.changes, moved, self.quick)
+        with self.place.named(origin):
+            recipe = Recipe.model_validate(raw)
+        return Arm(levels, recipe, seeds, partial(self.place.error_in_part, origin)), moved
 
     def _set(self, raw: dict[str, Any], values: Mapping[str, Any], stands: Path, moved: dict[str, Path]) -> None:
         for key, value in values.items():

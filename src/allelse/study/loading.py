@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from allelse import own
 from allelse.claims import Claim, check_claims
 from allelse.design import Design, Level, arm_text, condition_text, level_key, level_text, matches
 from allelse.errors import StudyError, did_you_mean
@@ -86,6 +87,8 @@ def load(name_or_path: str | Path, *, quick: bool = False, seeds: int | None = N
     if not built:
         raise StudyError(f"{source}: exclude: no arm is left; leave out --quick or the --set that takes the others away")
     arms = tuple(arm for arm, _ in built)
+    if any(arm.recipe.own_parts() for arm in arms):
+        own.search(Path(name_or_path).expanduser().parent)
     _check_take_effect(changes, factors, [moved for _, moved in built])
     study = Study(
         name=file.study.name + ("-quick" if quick else ""),

@@ -29,7 +29,7 @@ def tuning_study(study: Study) -> Study:
     seeds = tuple(range(first, first + tune.seeds))
     shorter = {} if tune.epochs is None else {"epochs": tune.epochs}
     arms = [
-        Arm({**arm.levels, tune.key: value}, changed(arm.recipe, {tune.key: value, **shorter}), seeds)
+        Arm({**arm.levels, tune.key: value}, changed(arm.recipe, {tune.key: value, **shorter}), seeds, arm.mistake)
         for arm in study.arms
         for value in sorted(tune.values)
     ]

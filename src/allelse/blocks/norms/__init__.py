@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from allelse import recipe
+from allelse.blocks.exactness import build_own
 from allelse.blocks.norms.batch import BatchNorm, BatchRenorm, GhostBatchNorm, Statistics
 from allelse.blocks.norms.sample import EvoNormS0, FilterResponseNorm, GroupNorm, RMSNorm
 
@@ -30,11 +31,14 @@ NORMS: dict[str, Callable[[int, int, Any], nn.Module]] = {
 }
 
 
-def build_norm(replicas: int, channels: int, norm: recipe.Norm) -> nn.Module:
-    """The module of ``norm`` for R replicas with ``channels`` channels each.
+def build_norm(replicas: int, channels: int, norm: recipe.Norm, images: bool = True) -> nn.Module:
+    """The module of ``norm`` for R replicas with ``channels`` channels, or features where it meets no ``images``, each.
 
     Raises:
         ValueError: the norm cannot normalise that many channels.
+        PartError: it is one of the user's own, and refused.
     """
+    if isinstance(norm, recipe.OwnNorm):
+        return build_own(replicas, norm, "norm", (channels,), (channels, *[4, 5] * images))
     norm.check_width(channels)
     return NORMS[norm.name](replicas, channels, norm)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from math import prod
 
-import torch
 from torch import Tensor, nn
 
 from allelse.blocks.weights import Stacked, constant
@@ -49,8 +48,3 @@ def mean_square(x: Tensor, dims: list[int]) -> Tensor:
     takes ten times as long where ``dims`` are not the last in memory (2.13).
     """
     return x.square().sum(dims, keepdim=True) / prod(x.shape[dim] for dim in dims)
-
-
-def wide(x: Tensor) -> Tensor:
-    """Activations in the precision that statistics are taken in: float32, or float64 where they are."""
-    return x if x.dtype == torch.float64 else x.float()

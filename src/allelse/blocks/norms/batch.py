@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from allelse import recipe
-from allelse.blocks.norms.affine import Affine, mean_square, wide
+from allelse.blocks.norms.affine import Affine, mean_square
+from allelse.blocks.weights import wide
 
 Statistics = Literal["update", "running", "batch", "recalibrate"]
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from allelse import recipe
-from allelse.blocks.norms.affine import Affine, by_channel, mean_square, wide
-from allelse.blocks.weights import constant
+from allelse.blocks.norms.affine import Affine, by_channel, mean_square
+from allelse.blocks.weights import constant, wide
 
 FEW_CHANNELS = 8
 """a group of fewer is normalised in contiguous memory on the CPU"""

@@ -1,0 +1,110 @@
+"""Code of the user's own: ``python:module:Name`` in; the object, its file and that file's digest out.
+
+Only what trains or looks at networks asks for it. Study files, stores and reports carry the text ``python:module:Name`` alone,
+so that no one's code runs because a folder of results is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from allelse.errors import PartError, did_you_mean
+
+OURS = Path(__file__).parent
+
+_folders: list[Path] = []
+_digest_at_import: dict[Path, str] = {}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an own part is written."""
+
+    module: str
+    """the module that defines it"""
+    file: Path
+    digest: str
+    """SHA-256 of the file, 12 hex digits"""
+
+
+def search(folder: Path) -> None:
+    """Look for modules in ``folder`` too, the one of a study file: after Python's own places, so that it shadows nothing."""
+    folder = folder.resolve()
+    if folder not in _folders:
+        _folders.append(folder)
+        sys.path.append(str(folder))
+
+
+def find(reference: str) -> Any:
+    """What ``python:module:Name`` names.
+
+    Raises:
+        PartError: there is no such module or name, it is not callable, importing it fails, or its file was changed since.
+    """
+    _, module_name, name = reference.split(":")
+    found: Any = _imported(reference, module_name)
+    for part in name.split("."):
+        if not hasattr(found, part):
+            there = [key for key, value in vars(found).items() if isinstance(value, type) and key[0] != "_"]
+            raise PartError(f"{reference!r}: {_place(module_name)} has no {part!r}; {did_you_mean(part, there)}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise PartError(f"{reference!r} is {found!r}; allowed: a class, or a function that makes what one would")
+    return found
+
+
+def source(reference: str) -> Source:
+    """The file that defines an own part, as it was when it was imported."""
+    module = sys.modules.get(getattr(find(reference), "__module__", "") or "", sys.modules[reference.split(":")[1]])
+    file = Path(getattr(module, "__file__", None) or "")
+    now = hashlib.sha256(file.read_bytes()).hexdigest()[:12] if file.is_file() else "built in"
+    if _digest_at_import.setdefault(file, now) != now:
+        raise PartError(f"{reference!r}: {file} was changed since it was imported; begin a new Python")
+    return Source(module.__name__, file, now)
+
+
+def _imported(reference: str, module_name: str) -> Any:
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
+            places = ", ".join(map(str, _folders)) or "no folder of a study file"
+            raise PartError(
+                f"{reference!r}: there is no module {error.name!r} in {places}, and none is installed; "
+                "put it beside the study file, or install it"
+            ) from None
+        raise _failed(reference, module_name, error) from None
+    except (Exception, SystemExit) as error:
+        raise _failed(reference, module_name, error) from None
+    top = module_name.partition(".")[0]
+    came_from = Path(getattr(sys.modules[top], "__file__", None) or "").resolve()
+    beside = [folder for folder in _folders if (folder / f"{top}.py").is_file() or (folder / top / "__init__.py").is_file()]
+    if beside and not any(came_from.is_relative_to(folder) for folder in beside):
+        raise PartError(
+            f"{reference!r}: {top!r} is {came_from} here, and not the one in {beside[-1]}; give the latter another name"
+        )
+    return module
+
+
+def _failed(reference: str, module_name: str, error: BaseException) -> PartError:
+    return PartError(f"{reference!r}: importing {module_name} raises {in_words(error)}; mend it there")
+
+
+def in_words(error: BaseException) -> str:
+    """An error of the user's code, in one line with the place in a file of theirs where it came up."""
+    trace, where = error.__traceback__, ""
+    while trace is not None:
+        file = Path(trace.tb_frame.f_code.co_filename)
+        if not file.is_relative_to(OURS) and any(file.is_relative_to(folder) for folder in _folders):
+            where = f" ({file.name}, line {trace.tb_lineno})"
+        trace = trace.tb_next
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
+
+
+def _place(module_name: str) -> str:
+    return getattr(sys.modules[module_name], "__file__", None) or module_name
