@@ -186,16 +186,16 @@ def _entering(parts: Sequence[str], weight: str, first: int, width: int) -> list
 
 
 def _once(model: recipe.ConvNet, **wanted: bool) -> list[str]:
-    """The wanted kinds of parts in the order in which a block has them first; beside one of the user's own, in the usual one."""
+    """The wanted kinds of parts in the order in which a block has them first; beside an own block, in the usual one."""
     parts = ("conv", "norm", "act") if isinstance(model.block, recipe.OwnPart) else model.parts()
     return [name for name in parts if wanted.get(name)]
 
 
-def _check_norm(model: recipe.ConvNet, positions: int, number: int, channels: int) -> None:
+def _check_norm(model: recipe.ConvNet, positions: int, number: int, channels: int, where: str = "") -> None:
     if positions == 1 and model.norm_of_block(number).needs_positions(channels):
         raise StudyError(
-            f"norm {model.norm.name!r} meets images of 1 × 1 in block {number}, which leave it nothing to normalise over; "
-            "pool less often"
+            f"norm {model.norm.name!r} meets images of 1 × 1 in {where or f'block {number}'}, which leave it nothing to "
+            "normalise over; pool less often"
         )
 
 
@@ -204,7 +204,7 @@ def _add_head(network: Network, model: recipe.ConvNet, shape: tuple[int, int, in
     height, width, channels = shape
     if kept := _once(model, norm=head.norm, act=head.activation):
         if "norm" in kept:
-            _check_norm(model, height * width, model.depth, channels)
+            _check_norm(model, height * width, model.depth, channels, "the head")
         network.final = build_block(replicas, model, model.depth, kept, (channels, channels), [])
     if head.name == "gap":
         network.head_pool, features = GlobalAverage(), channels
