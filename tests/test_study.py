@@ -206,3 +206,11 @@ def test_other_seeds_give_other_run_ids_and_more_seeds_keep_the_old_ones(load):
 def test_a_file_with_a_byte_order_mark_and_windows_line_ends_is_read(load, tmp_path):
     (tmp_path / "windows.toml").write_bytes(b"\xef\xbb\xbf" + TINY.replace("\n", "\r\n").encode())
     assert study.load(tmp_path / "windows.toml").arms == load().arms
+
+
+def test_a_key_of_a_part_that_the_recipe_leaves_out_is_of_its_default(load):
+    text = 'study = { name = "s", question = "?", seeds = 1 }\nrecipe = { dataset = "digits" }\n'
+    loaded = load(text, changes=["optimizer.lr=0.5", "model.norm.eps=0.25", "schedule.warmup_epochs=1"]).arms[0].recipe
+    assert (loaded.optimizer.name, loaded.optimizer.lr) == ("adam", 0.5)
+    assert (loaded.model.norm.name, loaded.model.norm.eps) == ("batch", 0.25)
+    assert (loaded.schedule.name, loaded.schedule.warmup_epochs) == ("constant", 1)

@@ -8,14 +8,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from allelse.errors import StudyError
+from allelse.messages import one_line
+from allelse.recipe import Recipe
+
+DEFAULTS = Recipe(dataset="digits")
+"""what a recipe that says nothing of a part has"""
 
 
 def put(recipe: dict[str, Any], key: str, value: Any) -> None:
-    """Set the dotted ``key``; a part given by its name alone becomes a table first."""
+    """Set the dotted ``key``; a part given by its name alone becomes a table first, one that is left out its default's."""
     *parents, last = key.split(".")
     node = recipe
+    default: Any = DEFAULTS
     for parent in parents:
-        child = node.get(parent, {})
+        default = getattr(default, parent, None)
+        child = node.get(parent, getattr(default, "name", {}))
         if isinstance(child, str):
             child = {"name": child}
         if not isinstance(child, dict):
@@ -45,7 +52,7 @@ def parse_change(change: str) -> tuple[str, Any]:
     """The key and the value of a ``--set``; what is no TOML is a text."""
     key, equals, text = change.partition("=")
     if not equals or not key.strip():
-        raise StudyError(f"--set {change}: allowed: key=value, e.g. --set epochs=2 or --set 'model.depth=[1, 2]'")
+        raise StudyError(one_line(f"--set {change}: allowed: key=value, e.g. --set epochs=2 or --set 'model.depth=[1, 2]'"))
     try:
         return key.strip(), tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):
