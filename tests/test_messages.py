@@ -120,7 +120,7 @@ COLUMNS = "run, arm, seed, status, error, accuracy, purpose, n, mean, sd, low, h
         (
             "depth = 1",
             'depth = 1\nfamily = "mpl"',
-            "line 17: recipe.model.family: 'mpl' is unknown; did you mean 'mlp'? allowed: convnet, mlp",
+            "line 17: recipe.model.family: 'mpl' is unknown; did you mean 'mlp'? allowed: convnet, mlp, python:MODULE:NAME",
         ),
         (
             "depth = 1",
