@@ -119,7 +119,7 @@ COLUMNS = "run, arm, seed, status, error, accuracy, n, mean, sd, low, high, dive
         (
             "depth = 1",
             'depth = 1\nfamily = "mpl"',
-            "line 17: recipe.model.family: 'mpl' is unknown; did you mean 'mlp'? allowed: convnet, mlp",
+            "line 17: recipe.model.family: 'mpl' is unknown; did you mean 'mlp'? allowed: convnet, mlp, python:MODULE:NAME",
         ),
         (
             "depth = 1",

@@ -24,7 +24,7 @@ from allelse import own
 from allelse.claims import Claim, check_claims, level_key
 from allelse.errors import StudyError, did_you_mean
 from allelse.messages import Origin, Place, one_line
-from allelse.recipe import Part, Recipe
+from allelse.recipe import NAMING, Part, Recipe
 from allelse.records import METRICS, RunSpec
 
 Level = str | int | float | bool
@@ -273,8 +273,9 @@ def _replaced_levels(
 
 def _label(level: Any) -> Level:
     if isinstance(level, Mapping):
-        options = ", ".join(f"{key}={value}" for key, value in level.items() if key != "name")
-        return f"{level.get('name', '')}({options})" if options else str(level.get("name"))
+        options = ", ".join(f"{key}={value}" for key, value in level.items() if key not in NAMING)
+        name = next((str(level[key]) for key in NAMING if key in level), "")
+        return f"{name}({options})" if options or not name else name
     if isinstance(level, list):
         return "-".join(map(str, level)) or "none"
     return level

@@ -103,12 +103,13 @@ def plan(
     """What a study would run: arms, what differs between them, packs, estimated time. Trains nothing but a few timed steps."""
     from allelse import engine, study
     from allelse.cli import tables
-    from allelse.launch import Computing, dataset_of, plan_study
+    from allelse.launch import Computing, check_parts, dataset_of, plan_study
 
     loaded = study.load(study_name, quick=quick, seeds=seeds, changes=changes or ())
     torch_device = engine.find_device(device)
     planned = plan_study(loaded, torch_device, Computing(not no_pack, not no_graph))
     tables.show_plan(loaded, planned, dataset_of, engine.describe_device(torch_device))
+    tables.show_own_parts(check_parts(loaded, dataset_of))
 
 
 @app.command()

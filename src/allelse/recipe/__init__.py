@@ -19,7 +19,7 @@ from allelse.recipe.activations import (
     Threshold,
 )
 from allelse.recipe.augmentations import Augmentation, Crop, Cutout, Flip
-from allelse.recipe.base import NonNegative, Part, Positive
+from allelse.recipe.base import NAMING, NonNegative, Part, Positive
 from allelse.recipe.initialisation import DefaultInit, Init, Kaiming, Orthogonal, Xavier
 from allelse.recipe.models import MLP, ConvNet, Head, Model, Stem
 from allelse.recipe.norms import (
@@ -62,6 +62,7 @@ __all__ = [
     "ELU",
     "GELU",
     "MLP",
+    "NAMING",
     "SGD",
     "Activation",
     "Adadelta",
