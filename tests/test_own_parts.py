@@ -35,7 +35,8 @@ from allelse.blocks.own import Maker
 from allelse.engine import loop, optimizer_packing, train_pack
 from allelse.engine.loop import Training
 from allelse.errors import PartError
-from allelse.models import initialise, layer_rows, stacked_parameters
+from allelse.models import build_network, initialise, layer_rows, stacked_parameters
+from allelse.records import Pack, Way
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -177,6 +178,28 @@ def test_a_disturbed_replica_changes_itself_and_no_other():
     changed_by = (network_of(model)(x.flatten(1, 2)) - before).abs().amax((1, 2))
     assert changed_by[1] > 1e-3
     assert changed_by[[0, 2]].max() == 0
+
+
+@pytest.mark.parametrize("optimizer", [LION, f"{USERS}NormalisedSGD"])
+@pytest.mark.parametrize("activation", [SWISH, SERF, f"{USERS}Drawn"])
+def test_branches_train_as_the_pack_does(activation, optimizer):
+    model = {"activation": activation, "norm": MEAN_ONLY, "bias": False}
+    pack, dataset = pack_of(tiny_recipe(optimizer={"name": optimizer, "lr": 0.01}, model=model)), toy_dataset()
+    packed, branched = (trained(given, dataset).network.state_dict() for given in (pack, Pack(pack.runs, Way("branches"))))
+    for name, tensor in packed.items():
+        torch.testing.assert_close(branched[name], tensor, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("activation", [SWISH, SERF, f"{USERS}Drawn"])
+def test_in_bf16_a_part_gives_back_bf16_and_keeps_its_own_numbers_in_float32(activation):
+    network = build_network(model_of(activation=activation, norm=MEAN_ONLY), (6, 6, 2), 3, len(SEEDS))
+    initialise(network, SEEDS)
+    block = network.blocks[1]
+    x = torch.randn(5, 4 * len(SEEDS), 6, 6, generator=torch.Generator().manual_seed(1))
+    coarse, fine = (block.act(block.norm(given)) for given in (x.bfloat16(), x))
+    assert (coarse.dtype, fine.dtype) == (torch.bfloat16, torch.float32)
+    torch.testing.assert_close(coarse.float(), fine, rtol=0.03, atol=0.03)
+    assert block.norm.running_mean.dtype == torch.float32
 
 
 @pytest.mark.parametrize(
