@@ -347,7 +347,7 @@ def plain_network(model: recipe.Model, shape: tuple[int, int, int] = (6, 6, 2), 
         for number, features in enumerate(model.head.hidden):
             linear = nn.Sequential()
             linear.add_module("linear", nn.Linear(channels, features))
-            linear.add_module("act", plain_activation(model.activation))
+            linear.add_module("act", plain_activation(model.activation, features))
             linear.add_module("drop", PlainDropout(f"hidden.{number}.drop", model.head.dropout))
             hidden.add_module(str(number), linear)
             channels = features

@@ -16,7 +16,8 @@ def stream(seed: int, purpose: str, *keys: str | int) -> np.random.Generator:
 
     Arguments:
         seed: the replication.
-        purpose: what is drawn: ``init``, ``dropout``, ``order``, ``augment``, ``subset`` or ``validation``.
+        purpose: what is drawn: ``init``, ``dropout``, ``order``, ``augment``, ``subset``, ``validation``,
+            or ``check`` for the images and weights that parts of the user's own are tried on.
         keys: what tells draws of this purpose apart: a layer's name and shape, or an epoch.
 
     Returns:

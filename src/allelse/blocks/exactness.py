@@ -134,7 +134,7 @@ def _outcome(maker: Maker, module: nn.Module, x_SNC: Tensor) -> Outcome:
         y = module(x)
         if not y.requires_grad:
             raise maker.refused("has no gradient: what it gives does not depend on its input for autograd")
-        learned = dict(module.named_parameters())
+        learned = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
         weights = torch.arange(y.numel(), dtype=y.dtype).cos().view(y.shape)
         gradients = torch.autograd.grad((y * weights).sum(), [x, *learned.values()], allow_unused=True)
         if gradients[0] is None:

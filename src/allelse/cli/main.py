@@ -103,7 +103,7 @@ def plan(
     """What a study would run: arms, what differs between them, packs, estimated time. Trains nothing but a few timed steps."""
     from allelse import engine, study
     from allelse.cli import tables
-    from allelse.launch import Computing, dataset_of, plan_study
+    from allelse.launch import Computing, check_parts, dataset_of, plan_study
 
     loaded = study.load(study_name, quick=quick, seeds=seeds, changes=changes or ())
     torch_device = engine.find_device(device)
@@ -111,6 +111,7 @@ def plan(
     tuning_plan = plan_study(study.tuning_study(loaded), torch_device, computing) if loaded.tune else None
     planned = plan_study(loaded, torch_device, computing)
     tables.show_plan(loaded, planned, tuning_plan, dataset_of, engine.describe_device(torch_device))
+    tables.show_own_parts(check_parts(loaded, dataset_of))
 
 
 @app.command()

@@ -25,6 +25,7 @@ from allelse.store import Store, pairing
 from allelse.study import Arm, Study
 
 if TYPE_CHECKING:
+    from allelse.launch import CheckedPart
     from allelse.plan import Plan  # brings torch along
 
 NARROWEST = 80
@@ -115,6 +116,23 @@ def show_plan(study: Study, plan: Plan, tuning_plan: Plan | None, dataset_of: Ca
     shared = set.intersection(*named)
     alike = "two arms have with one name, shape and init"
     show_item(console, f"the initial weights of every layer that {alike} ({len(shared)} in all arms)")
+
+
+WORDS_FROM_PACKING = {
+    "declared": "packed as it declares",
+    "elementwise": "element by element: one serves a whole pack",
+    "one by one": "one replica after the other",
+}
+
+
+def show_own_parts(parts: Sequence[CheckedPart]) -> None:
+    """The parts of the user's own that were found exact: name, packing, file."""
+    console = _console()
+    if parts:
+        console.print("\nYour own parts: a pack of 3 was checked against 3 lone ones in float64")
+    for part in parts:
+        console.print(f"  {part.reference}: {WORDS_FROM_PACKING[part.packing]}", soft_wrap=True)
+        console.print(f"    {part.source.file} ({part.source.digest})", soft_wrap=True)
 
 
 def _share(pack: Pack, arm: Arm) -> float:

@@ -55,8 +55,9 @@ def layer_rows(model: recipe.Model, image_shape: tuple[int, int, int], classes: 
     """
     height, width, channels = image_shape
     rows: list[LayerRow] = []
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.device("meta"):
         network = build_network(model, image_shape, classes, replicas=1).eval()
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         for name, module in network.named_modules():
             if _is_layer(module):
                 module.register_forward_hook(_recorder(rows, name, network, counter))

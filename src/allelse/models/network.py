@@ -186,7 +186,7 @@ def _entering(parts: Sequence[str], weight: str, first: int, width: int) -> list
 
 
 def _once(model: recipe.ConvNet, **wanted: bool) -> list[str]:
-    """The wanted kinds of parts in the order in which a block has them first; beside an own block, in the usual one."""
+    """The wanted kinds of parts in the order in which a block has them first, beside one of the user's own the usual."""
     parts = ("conv", "norm", "act") if isinstance(model.block, recipe.OwnPart) else model.parts()
     return [name for name in parts if wanted.get(name)]
 

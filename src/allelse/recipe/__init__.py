@@ -20,7 +20,7 @@ from allelse.recipe.activations import (
 )
 from allelse.recipe.augmentations import Augmentation, Crop, CutMix, Cutout, Flip, Mixup, RandomErasing
 from allelse.recipe.averaging import EMA, SWA, Averaging
-from allelse.recipe.base import NonNegative, Part, Positive
+from allelse.recipe.base import NAMING, NonNegative, Part, Positive
 from allelse.recipe.initialisation import DefaultInit, Init, Kaiming, Orthogonal, Xavier
 from allelse.recipe.models import MLP, ConvNet, Head, Model, Stem
 from allelse.recipe.norms import (
@@ -64,6 +64,7 @@ __all__ = [
     "EMA",
     "GELU",
     "MLP",
+    "NAMING",
     "SGD",
     "SWA",
     "Activation",

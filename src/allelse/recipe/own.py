@@ -24,7 +24,7 @@ Reference = Annotated[str, AfterValidator(_check_reference)]
 
 
 class OwnCode(Part):
-    """What ``python:module:Name`` names, called with the other keys of its table: ``docs/own-parts.md``."""
+    """What ``python:module:Name`` names, called with all other keys of its table as keywords: ``docs/own-parts.md``."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 

@@ -10,6 +10,7 @@ from typing import Any
 from allelse.design import Condition, Level, level_key, level_text, matches
 from allelse.errors import StudyError, did_you_mean
 from allelse.messages import Place
+from allelse.recipe import NAMING
 
 COLUMNS = (
     *("run", "arm", "seed", "status", "error", "accuracy", "purpose"),
@@ -76,8 +77,9 @@ def _levels(name: str, value: Any, path: tuple[str, ...], place: Place) -> dict[
 
 def _label(level: Any) -> Level:
     if isinstance(level, Mapping):
-        options = ", ".join(f"{key}={value}" for key, value in level.items() if key != "name")
-        return f"{level.get('name', '')}({options})" if options else str(level.get("name"))
+        options = ", ".join(f"{key}={value}" for key, value in level.items() if key not in NAMING)
+        name = next((str(level[key]) for key in NAMING if key in level), "")
+        return f"{name}({options})" if options or not name else name
     if isinstance(level, list):
         return "-".join(map(str, level)) or "none"
     return level

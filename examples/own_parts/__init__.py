@@ -1,0 +1,1 @@
+"""Parts written outside of allelse, as its users write theirs: see `own-parts.toml` beside this folder."""

@@ -1,0 +1,204 @@
+"""Parts as users write them, good ones and bad ones, for ``test_own_parts.py``: named there as ``python:parts_of_users:…``."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+
+class Drawn(nn.Module):
+    """An activation whose weights are drawn, with statistics that its training gathers."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.inner = nn.Module()
+        self.inner.slope = nn.Parameter(torch.randn(channels))
+        self.frozen = nn.Parameter(torch.rand(()), requires_grad=False)
+        self.register_buffer("largest", torch.zeros(()))
+        self.register_buffer("seen", torch.tensor(0))
+
+    def forward(self, x):
+        if self.training:
+            self.largest = torch.maximum(self.largest, x.detach().abs().max())
+            self.seen += len(x)
+        slope = self.inner.slope.view(-1, *[1] * (x.dim() - 2))
+        return torch.tanh(x * slope) + self.frozen * x / (1 + self.largest)
+
+
+class Softmax(nn.Module):
+    def forward(self, x):
+        return x.softmax(1) * x.shape[1]
+
+
+class Bottleneck(nn.Module):
+    def __init__(self, channels_in: int, channels_out: int, stride: int = 1) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(channels_in, 2, 1, bias=False)
+        self.norm = nn.BatchNorm2d(2)
+        self.up = nn.Conv2d(2, channels_out, 3, stride, 1, bias=False)
+
+    def forward(self, x):
+        return self.up(torch.tanh(self.norm(self.down(x))))
+
+
+class Dense(nn.Module):
+    def __init__(self, features_in: int, features_out: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(features_in, features_out)
+
+    def forward(self, x):
+        return torch.tanh(self.linear(x))
+
+
+class Net(nn.Module):
+    def __init__(self, image_shape: tuple[int, int, int], classes: int, width: int = 3, dropout: float = 0.0) -> None:
+        super().__init__()
+        height, wide, channels = image_shape
+        self.body = nn.Sequential(nn.Conv2d(channels, width, 3, padding=1), nn.Tanh(), nn.Dropout(dropout), nn.AvgPool2d(2))
+        self.head = nn.Linear(width * (height // 2) * (wide // 2), classes)
+
+    def forward(self, x):
+        return self.head(self.body(x).flatten(1))
+
+
+class NormalisedSGD(torch.optim.Optimizer):
+    """Steps of the gradient over its norm, weight by weight: not element by element."""
+
+    def __init__(self, params, lr: float) -> None:
+        super().__init__(params, {"lr": lr})
+
+    def delta(self, weight):
+        return weight.grad / (weight.grad.norm() + 1e-3)
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for weight in group["params"]:
+                steps = self.state[weight].setdefault("steps", torch.zeros(()))
+                weight.sub_(group["lr"] * self.delta(weight) / (1 + steps))
+                steps.add_(1)
+
+
+# ── refused ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Mixing(nn.Module):
+    def forward(self, x):
+        return x - x.mean(1, keepdim=True)
+
+    @classmethod
+    def packed(cls, replicas: int, channels: int):
+        return cls()
+
+
+class WrongPack(nn.ReLU):
+    @classmethod
+    def packed(cls, replicas: int, channels: int):
+        return nn.Tanh()
+
+
+class OtherNumbers(nn.PReLU):
+    @classmethod
+    def packed(cls, replicas: int, channels: int):
+        return nn.PReLU(replicas)
+
+
+class Noise(nn.Module):
+    def forward(self, x):
+        return x + torch.rand_like(x) if self.training else x
+
+
+class MeanOfChannels(nn.Module):
+    def forward(self, x):
+        return x.mean(1)
+
+
+class Heaviside(nn.Module):
+    def forward(self, x):
+        return (x > 0).to(x.dtype)
+
+
+class InPlace(nn.Module):
+    def forward(self, x):
+        return x.relu_()
+
+
+class Counter(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return x * self.calls
+
+
+class Single(nn.Module):
+    def forward(self, x):
+        return x.float().sigmoid()
+
+
+class Logarithm(nn.Module):
+    def forward(self, x):
+        return x.log()
+
+
+class Raising(nn.Module):
+    def forward(self, x):
+        return x + "1"
+
+
+class ByNumPy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor(np.random.default_rng().random(1)))
+
+    def forward(self, x):
+        return x * self.slope
+
+
+class Wants(nn.Module):
+    def __init__(self, something) -> None:
+        super().__init__()
+
+
+def no_module():
+    return 3
+
+
+NUMBER = 3
+
+
+class Noisy(NormalisedSGD):
+    def delta(self, weight):
+        return torch.randn_like(weight)
+
+
+class OwnRate(NormalisedSGD):
+    @torch.no_grad()
+    def step(self):
+        for weight in self.param_groups[0]["params"]:
+            weight.sub_(0.01 * weight.grad)
+
+
+class Counting(NormalisedSGD):
+    steps = 0
+
+    def delta(self, weight):
+        self.steps += 1
+        return weight.grad / self.steps
+
+
+class NewData(NormalisedSGD):
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for weight in group["params"]:
+                weight.data = weight - group["lr"] * weight.grad
+
+
+class Sets(NormalisedSGD):
+    def delta(self, weight):
+        self.state[weight]["seen"] = {1, 2}
+        return weight.grad

@@ -1,0 +1,512 @@
+"""Parts of the user's own: packed as lone modules of torch are, or refused with the reason; imported only where they run."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from functools import partial
+from pathlib import Path
+
+import engine_support
+import parts_of_users
+import pytest
+import torch
+from engine_support import (
+    CPU,
+    SEEDS,
+    assert_same_state,
+    epoch_batches,
+    model_of,
+    network_of,
+    pack_of,
+    plain_network,
+    tiny_recipe,
+    toy_dataset,
+    train_plain,
+    trained,
+)
+from study_support import PLAIN, allelse, changed, mistake, run, statuses, write_study
+from torch import nn
+
+from allelse import own, recipe, store, study
+from allelse.blocks.exactness import packing_of
+from allelse.blocks.own import Maker
+from allelse.engine import loop, optimizer_packing, train_pack
+from allelse.engine.loop import Training
+from allelse.errors import PartError
+from allelse.models import build_network, initialise, layer_rows, stacked_parameters
+from allelse.records import Pack, Way
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+own.search(EXAMPLES)
+
+from own_parts import activations, norms, optimizers  # noqa: E402
+
+USERS = "python:parts_of_users:"
+SERF, SWISH, MEAN_ONLY, LION = (
+    f"python:own_parts.{name}"
+    for name in ("activations:Serf", "activations:Swish", "norms:MeanOnlyBatchNorm", "optimizers:Lion")
+)
+
+
+def part(name: str, kind: type[recipe.OwnPart] = recipe.OwnPart, **arguments: object) -> recipe.OwnPart:
+    return kind.model_validate({"name": name, **arguments})
+
+
+# ── exact: the pack against the user's own class, alone ─────────────────────────────────────────────────────────────
+
+
+def lone_part(named: recipe.OwnPart, *sizes: int) -> nn.Module:
+    kind = {
+        SERF: activations.Serf,
+        SWISH: partial(activations.Swish, *sizes),
+        MEAN_ONLY: partial(norms.MeanOnlyBatchNorm, *sizes),
+        "python:torch.nn:BatchNorm2d": partial(nn.BatchNorm2d, *sizes),
+        f"{USERS}Drawn": partial(parts_of_users.Drawn, *sizes),
+        f"{USERS}Softmax": parts_of_users.Softmax,
+    }[named.name]
+    return kind(**(named.model_extra or {}))
+
+
+class PlainBlocks(nn.Module):
+    """Blocks of the user's own and a linear head, as one would write them."""
+
+    def __init__(self, blocks: list[nn.Module], features: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.ModuleDict({"own": block}) for block in blocks)
+        self.head = nn.Linear(features, 3)
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block["own"](x)
+        return self.head(x.mean((2, 3)) if x.dim() == 4 else x)
+
+
+class PlainDense(PlainBlocks):
+    def forward(self, x):
+        return super().forward(x.flatten(1))
+
+
+class PlainNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = parts_of_users.Net((6, 6, 2), 3, width=4)
+
+    def forward(self, x):
+        return self.net(x)
+
+
+def plain_of(model: recipe.Model) -> nn.Module:
+    if isinstance(model, recipe.OwnModel):
+        return PlainNet().double()
+    if isinstance(model.block, str):
+        return plain_network(model)
+    if model.family == "mlp":
+        return PlainDense([parts_of_users.Dense(72, 5), parts_of_users.Dense(5, 5)], 5).double()
+    return PlainBlocks([parts_of_users.Bottleneck(2, 4, 2), parts_of_users.Bottleneck(4, 4, 2)], 4).double()
+
+
+MODELS = {
+    "element by element": {"activation": SERF, "norm": "none"},
+    "declared": {"activation": {"name": SWISH, "start": 0.5}, "norm": "group", "stem": {"width": 4, "activation": True}},
+    "declared, after the head's layers": {
+        "activation": SWISH,
+        "norm": {"name": "group", "groups": 2},
+        "head": {"name": "flatten", "hidden": [3]},
+    },
+    "drawn, with buffers": {"activation": f"{USERS}Drawn", "norm": "none"},
+    "over the channels": {"activation": f"{USERS}Softmax", "norm": "none"},
+    "norm": {"norm": {"name": MEAN_ONLY, "momentum": 0.3}, "activation": "tanh", "bias": False},
+    "torch's norm": {"norm": {"name": "python:torch.nn:BatchNorm2d", "momentum": 0.2}, "bias": False, "pool": [1]},
+    "mlp": {"family": "mlp", "block": "linear-norm-act", "norm": MEAN_ONLY, "activation": SWISH, "bias": False},
+    "block": {"block": {"name": f"{USERS}Bottleneck", "stride": 2}},
+    "mlp block": {"family": "mlp", "block": f"{USERS}Dense", "width": 5},
+}
+MODELS["declared"]["norm"] = {"name": "group", "groups": 2}
+
+
+@pytest.mark.parametrize(
+    ("model", "optimizer"),
+    [
+        *[(name, {"name": "sgd", "lr": 0.05, "momentum": 0.9}) for name in [*MODELS, "whole network"]],
+        ("drawn, with buffers", {"name": LION, "lr": 0.01, "betas": [0.8, 0.9], "weight_decay": 0.1}),
+        ("block", {"name": f"{USERS}NormalisedSGD", "lr": 0.05}),
+        ("norm", {"name": f"{USERS}NormalisedSGD", "lr": 0.05}),
+    ],
+)
+def test_whole_trainings_equal_the_users_own_classes_alone(model, optimizer, monkeypatch):
+    for name in ("plain_norm", "plain_activation"):
+        ours = getattr(engine_support, name)
+        monkeypatch.setattr(
+            engine_support,
+            name,
+            lambda named, *sizes, ours=ours: (
+                lone_part(named, *sizes[:1]) if isinstance(named, recipe.OwnPart) else ours(named, *sizes)
+            ),
+        )
+    dataset = toy_dataset()
+    values = tiny_recipe(optimizer=optimizer, model=MODELS.get(model, {}))
+    if model == "whole network":
+        values["model"] = {"family": f"{USERS}Net", "width": 4}
+    training = Training(pack_of(values), dataset, CPU)
+    plains = [plain_of(training.recipe.model) for _ in SEEDS]
+    made_by = {LION: optimizers.Lion, f"{USERS}NormalisedSGD": parts_of_users.NormalisedSGD}
+    for replica, plain in enumerate(plains):
+        state = training.network.state_dict()
+        with torch.no_grad():
+            for name, tensor in plain.state_dict().items():
+                tensor.copy_(state[name][replica])
+        arguments = {key: value for key, value in optimizer.items() if key != "name"}
+        plain.optimizer = made_by.get(optimizer["name"], torch.optim.SGD)(plain.parameters(), **arguments)
+    for epoch in range(2):
+        training.run_epoch(lambda progress: None)
+        for replica, (seed, plain) in enumerate(zip(SEEDS, plains, strict=True)):
+            train_plain(plain, plain.optimizer, epoch_batches(training.recipe, dataset, seed, epoch))
+            assert_same_state(plain, training.network, replica, say=f"epoch {epoch}")
+    lone = trained(pack_of(values, SEEDS[2:]), dataset).network.state_dict()
+    for name, tensor in training.network.state_dict().items():
+        torch.testing.assert_close(tensor[2], lone[name][0], rtol=1e-10, atol=1e-10)
+
+
+def test_a_disturbed_replica_changes_itself_and_no_other():
+    model = model_of(activation=f"{USERS}Drawn", norm=MEAN_ONLY)
+    x = torch.randn(5, len(SEEDS), 2, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    before = network_of(model)(x.flatten(1, 2))
+    x[:, 1] *= -2
+    changed_by = (network_of(model)(x.flatten(1, 2)) - before).abs().amax((1, 2))
+    assert changed_by[1] > 1e-3
+    assert changed_by[[0, 2]].max() == 0
+
+
+@pytest.mark.parametrize("optimizer", [LION, f"{USERS}NormalisedSGD"])
+@pytest.mark.parametrize("activation", [SWISH, SERF, f"{USERS}Drawn"])
+def test_branches_train_as_the_pack_does(activation, optimizer):
+    model = {"activation": activation, "norm": MEAN_ONLY, "bias": False}
+    pack, dataset = pack_of(tiny_recipe(optimizer={"name": optimizer, "lr": 0.01}, model=model)), toy_dataset()
+    packed, branched = (trained(given, dataset).network.state_dict() for given in (pack, Pack(pack.runs, Way("branches"))))
+    for name, tensor in packed.items():
+        torch.testing.assert_close(branched[name], tensor, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("activation", [SWISH, SERF, f"{USERS}Drawn"])
+def test_in_bf16_a_part_gives_back_bf16_and_keeps_its_own_numbers_in_float32(activation):
+    network = build_network(model_of(activation=activation, norm=MEAN_ONLY), (6, 6, 2), 3, len(SEEDS))
+    initialise(network, SEEDS)
+    block = network.blocks[1]
+    x = torch.randn(5, 4 * len(SEEDS), 6, 6, generator=torch.Generator().manual_seed(1))
+    coarse, fine = (block.act(block.norm(given)) for given in (x.bfloat16(), x))
+    assert (coarse.dtype, fine.dtype) == (torch.bfloat16, torch.float32)
+    torch.testing.assert_close(coarse.float(), fine, rtol=0.03, atol=0.03)
+    assert block.norm.running_mean.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("named", "packing"),
+    [
+        (part(SERF), "elementwise"),
+        (part("python:torch.nn:Hardtanh", min_val=-0.5), "elementwise"),
+        (part(SWISH), "declared"),
+        (part("python:torch.nn:PReLU"), "one by one"),
+        (part(f"{USERS}Softmax"), "one by one"),
+        (part(f"{USERS}Drawn"), "one by one"),
+    ],
+    ids=lambda given: getattr(given, "name", given),
+)
+def test_how_a_part_is_packed(named, packing):
+    assert packing_of(Maker(named, "activation", (4,)), (4, 4, 5)) == packing
+
+
+@pytest.mark.parametrize(
+    ("name", "packing"),
+    [(LION, "elementwise"), ("python:torch.optim:Adam", "elementwise"), (f"{USERS}NormalisedSGD", "one by one")],
+)
+def test_how_an_optimiser_is_packed(name, packing):
+    assert optimizer_packing(part(name, recipe.OwnOptimizer, lr=0.1)) == packing
+
+
+# ── refused, with the reason ────────────────────────────────────────────────────────────────────────────────────────
+
+REASON_FROM_ACTIVATION = {
+    "Mixing": "mixes replicas: another replica's images change the output of step 1 by ",
+    "WrongPack": "declares 'packed', which differs from lone ones in the output of step 1 by ",
+    "OtherNumbers": "declares 'packed', which has weight [3] for 3 replicas; allowed: what a lone one has, with the replicas "
+    "first: weight [3, 1]",
+    "Noise": "is random: two calls with the same weights and images differ in the output of step 1 by ",
+    "MeanOfChannels": "changes the shape [4, 4, 4, 5] → [4, 4, 5]; allowed: the shape that came in",
+    "Heaviside": "has no gradient: ",
+    "InPlace": "changes its input in place; allowed: to give a new tensor",
+    "Counter": "keeps something from one call to the next that is no parameter or buffer (a pack differs in ",
+    "Single": "gives torch.float32 where torch.float64 came in; ",
+    "Logarithm": "gives NaN or infinity for ordinary numbers ",
+    "Raising": "raises TypeError: unsupported operand type(s) for +: 'Tensor' and 'str'",
+    "ByNumPy": "draws its weights from elsewhere than torch's global generator; ",
+    "Wants": "raises TypeError: Wants.__init__() missing 1 required positional argument: 'something'",
+    "no_module": "gives a int; allowed: a class or function that gives a torch.nn.Module",
+    "NUMBER": "is 3; allowed: a class, or a function that makes what one would",
+}
+
+
+@pytest.mark.parametrize("name", REASON_FROM_ACTIVATION)
+def test_an_activation_that_must_not_be_trusted(name):
+    with pytest.raises(PartError) as caught:
+        network_of(model_of(activation=f"{USERS}{name}"))
+    assert str(caught.value).startswith(f"recipe.model.activation: '{USERS}{name}' {REASON_FROM_ACTIVATION[name]}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ({"norm": "python:torch.nn:Dropout"}, "recipe.model.norm: 'python:torch.nn:Dropout' raises ValueError: dropout prob"),
+        ({"block": f"{USERS}Softmax"}, f"recipe.model.block: '{USERS}Softmax' raises TypeError: "),
+        (
+            {"block": {"name": f"{USERS}Bottleneck", "stride": 2}, "residual": True},
+            f"recipe.model.block: '{USERS}Bottleneck' gives 3 × 3 for 6 × 6, which residual = true cannot add",
+        ),
+    ],
+)
+def test_other_parts_that_do_not_fit(model, expected):
+    with pytest.raises(PartError, match=re.escape(expected)):
+        network_of(model_of(**model))
+
+
+def test_a_whole_network_with_dropout_of_torch_is_refused():
+    values = tiny_recipe()
+    values["model"] = {"family": f"{USERS}Net", "dropout": 0.5}
+    with pytest.raises(PartError, match=f"recipe.model.family: '{USERS}Net' is random: "):
+        Training(pack_of(values), toy_dataset(), CPU)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        (f"{USERS}Noisy", "is random: "),
+        (f"{USERS}OwnRate", "does not follow 'lr' of its param_groups"),
+        (f"{USERS}Counting", "keeps what a checkpoint does not; "),
+        (f"{USERS}NewData", "puts new tensors in the place of the weights; "),
+        (f"{USERS}Sets", "keeps what a checkpoint cannot hold (TypeError: Object of type set is not JSON serializable)"),
+        (
+            "python:torch.optim:LBFGS",
+            "raises TypeError: LBFGS.step() missing 1 required positional argument: 'closure' in a step",
+        ),
+        (SERF, "raises TypeError: "),
+    ],
+)
+def test_an_optimiser_that_must_not_be_trusted(name, reason):
+    with pytest.raises(PartError) as caught:
+        optimizer_packing(part(name, recipe.OwnOptimizer, lr=0.1))
+    assert str(caught.value).startswith(f"recipe.optimizer: {name!r} {reason}")
+
+
+# ── paired, resumed, probed ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_weights_that_a_part_draws_belong_to_seed_and_layer_alone():
+    def drawn(seeds, **model):
+        network = network_of(model_of(activation=f"{USERS}Drawn", **model), seeds)
+        return {name: parameter.detach() for name, _, _, parameter in stacked_parameters(network) if "slope" in name}
+
+    first, other = drawn(SEEDS, norm="none"), drawn((11, 3), norm="batch", pool=[1], depth=3)
+    assert list(first) == ["blocks.0.act.inner.slope", "blocks.1.act.inner.slope"]
+    for name, values in first.items():
+        torch.testing.assert_close(values[[2, 0]], other[name], rtol=0, atol=0)
+    assert len({tuple(row.tolist()) for values in first.values() for row in values}) == 2 * len(SEEDS)
+
+
+def test_torchs_global_generator_is_left_as_it_was():
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    initialise(network_of(model_of(activation=f"{USERS}Drawn")), SEEDS)
+    assert torch.rand(1) == expected
+
+
+@pytest.mark.parametrize("optimizer", [LION, f"{USERS}NormalisedSGD"])
+def test_killed_and_resumed_equals_never_killed(optimizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+    model = {"activation": f"{USERS}Drawn", "norm": MEAN_ONLY}
+    pack = pack_of(tiny_recipe(epochs=3, precision="fp32", optimizer={"name": optimizer, "lr": 0.01}, model=model))
+
+    class Killed(Exception):
+        pass
+
+    def kill(progress):
+        if progress.epoch == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_pack(pack, toy_dataset(), CPU, tmp_path / "x.safetensors", kill)
+    resumed, whole = (train_pack(pack, toy_dataset(), CPU, path) for path in (tmp_path / "x.safetensors", None))
+    assert [dict(result.metrics) for result in resumed] == [dict(result.metrics) for result in whole]
+    assert [list(result.epochs) for result in resumed] == [list(result.epochs) for result in whole]
+    assert resumed[0].metrics["train_loss"] != whole[1].metrics["train_loss"]
+
+
+def test_probes_and_three_ways_of_evaluation_take_a_part_as_it_is(monkeypatch):
+    model = {"activation": f"{USERS}Drawn", "norm": MEAN_ONLY}
+    pack, dataset = pack_of(tiny_recipe(model=model)), toy_dataset()
+    [result, *_] = train_pack(pack, dataset, CPU)
+    assert result.metrics["accuracy_running"] == result.metrics["accuracy_recalibrated"] == result.metrics["accuracy_batch"]
+    rows = [row for row in result.probes if row["layer"] == "blocks.0.act"]
+    assert all(0 <= row["saturated"] <= 1 for row in rows)
+    assert len(rows) == 2
+    state = trained(pack, dataset).network.state_dict()
+    assert state["blocks.0.act.seen"].tolist() == [2 * 3 * 8] * len(SEEDS)  # epochs · steps · images: no probe is counted
+    assert "init blocks.0.act.inner.slope 4 by python:parts_of_users:Drawn" in result.fingerprints
+
+
+def test_anatomy_shows_a_part_as_one_layer():
+    rows = {row.name: row for row in layer_rows(model_of(activation=f"{USERS}Drawn", norm=MEAN_ONLY), (6, 6, 2), 3)}
+    assert rows["blocks.0.act"].kind == "Own Drawn"
+    assert (rows["blocks.0.act"].output_shape, rows["blocks.0.act"].parameters) == ((4, 6, 6), 4)
+    rows = {row.name: row for row in layer_rows(model_of(block=f"{USERS}Bottleneck", depth=1), (6, 6, 2), 3)}
+    assert rows["blocks.0.own"].parameters == 2 * 2 + 2 * 2 + 2 * 4 * 9
+    assert rows["blocks.0.own"].macs == 36 * (2 * 2 + 2 * 4 * 9)
+
+
+# ── study files ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+OWN = changed('["sigmoid", "relu"]', f'["relu", "{USERS}Softmax"]', PLAIN)
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def with_activation(text: str) -> str:
+    return changed('["sigmoid", "relu"]', f"[{text}]", PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("activation", "expected"),
+    [
+        ('"python:none.acts:A"', "'python:none.acts:A': there is no module 'none' in "),
+        (
+            '"python:parts_of_users:Softmix"',
+            f"'{USERS}Softmix': {ROOT}/tests/parts_of_users.py has no 'Softmix'; did you mean 'Soft",
+        ),
+        (
+            '"python:broken:A"',
+            "'python:broken:A': importing broken raises ImportError: cannot import name 'nothing' from 'math' ",
+        ),
+        ('"python:quits:A"', "'python:quits:A': importing quits raises SystemExit: 3 (quits.py, line 1)"),
+        ('"python:no-module"', "'python:no-module'; allowed: python:MODULE:NAME, as in python:mypkg.acts:Squareplus"),
+        (
+            '{ name = "python:m:A", day = 2020-01-01 }',
+            "day = 2020-01-01, which cannot be an argument of a part of your own; allow",
+        ),
+        (
+            f'{{ name = "{USERS}Softmax", b = 2 }}',
+            f"'{USERS}Softmax' raises TypeError: Softmax.__init__() got an unexpected keyw",
+        ),
+        (f'"{USERS}Noise"', f"'{USERS}Noise' is random: two calls with the same weights and images differ in "),
+    ],
+)
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_a_mistake_is_one_line_with_its_place(command, activation, expected, tmp_path):
+    (tmp_path / "broken.py").write_text("from math import nothing\n")
+    (tmp_path / "quits.py").write_text("raise SystemExit(3)\n")
+    write_study(tmp_path, with_activation(activation))
+    told = mistake(command, "study.toml")
+    place, _, reason = told.partition("a level of this factor: model.activation")
+    assert place.startswith("study.toml, line 20: factors.model.activation: ")
+    assert re.sub(r"^(\.name|\.day)?: ", "", reason).startswith(expected)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_mistake_in_a_change_names_the_change(tmp_path):
+    write_study(tmp_path, PLAIN)
+    assert mistake("plan", "study.toml", "--set", f"optimizer.name={USERS}Noisy").startswith(
+        f"--set optimizer.name={USERS}Noisy: optimizer.name: '{USERS}Noisy' is random: "
+    )
+
+
+def test_a_module_of_another_place_is_not_taken_for_the_one_beside_the_study(tmp_path):
+    (tmp_path / "json.py").write_text("class A: pass\n")
+    write_study(tmp_path, with_activation('"python:json:A"'))
+    assert (
+        f"'python:json:A': 'json' is {Path(json.__file__).resolve()} here, and not the one in {tmp_path.resolve()}"
+        in mistake("plan", "study.toml")
+    )
+
+
+def test_arguments_are_the_runs_and_come_back_from_the_store(tmp_path):
+    text = with_activation(f'{{ name = "{SWISH}", start = 0.5 }}, {{ name = "{SWISH}", start = 1.0 }}')
+    loaded = study.load(write_study(tmp_path, text))
+    assert [arm.name for arm in loaded.arms] == [f"activation {SWISH}(start={start})" for start in (0.5, 1.0)]
+    runs = list(loaded.runs())
+    assert len({run.id for run in runs}) == 4
+    assert runs[0].recipe["model"]["activation"] == {"name": SWISH, "start": 0.5}
+    assert recipe.Recipe.model_validate(json.loads(json.dumps(runs[0].recipe))) == loaded.arms[0].recipe
+
+
+def test_a_changed_part_is_noticed(tmp_path, monkeypatch):
+    (tmp_path / "changing.py").write_text("from torch.nn import Tanh\nclass A(Tanh): pass\n")
+    file = write_study(tmp_path, with_activation('"python:changing:A"'))
+    run(file, tmp_path / "out")
+    with store.read(tmp_path / "out") as opened:
+        assert list(opened.definition["own parts"]) == ["changing"]
+    (tmp_path / "changing.py").write_text("from torch.nn import ReLU\nclass A(ReLU): pass\n")
+    assert mistake("run", "study.toml", "--out", "out").endswith(
+        f"'python:changing:A': {tmp_path.resolve()}/changing.py was changed since it was imported; begin a new Python"
+    )
+    monkeypatch.delitem(sys.modules, "changing")  # as a new Python
+    own._digest_at_import.clear()
+    told = mistake("run", "study.toml", "--out", "out")
+    assert re.fullmatch(
+        r"out: holds results of another study or of this one before a change, and results never mix: own parts.changing: "
+        r'"\w{12}" → "\w{12}"\. Take the change back, or give a new folder with --out',
+        told,
+    )
+
+
+def test_the_example_runs_and_looking_at_its_store_imports_no_ones_code(tmp_path, monkeypatch):
+    file = EXAMPLES / "own-parts.toml"
+    run(file, tmp_path / "out", quick=True, seeds=2)
+    assert statuses(tmp_path / "out") == ["done"] * 12
+
+    def refuse(reference):
+        raise AssertionError(f"{reference} was imported")
+
+    monkeypatch.setattr(own, "find", refuse)
+    for command in ("results", "status", "verdicts", "report"):
+        assert allelse(command, "out").code == 0, command
+    study.load(file)
+
+
+def test_plan_lists_the_parts_with_their_files(tmp_path):
+    write_study(tmp_path, OWN)
+    shown = allelse("plan", "study.toml").out
+    assert f"  {USERS}Softmax: one replica after the other\n    {ROOT}/tests/parts_of_users.py (" in shown
+
+
+# ── what users read ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_part_of_the_example_that_is_refused():
+    noisy = "python:own_parts.activations:NoisyReLU"
+    told = mistake("plan", "sigmoid-vs-relu", "--quick", "--set", f"model.activation=['relu', '{noisy}']")
+    assert f"'{noisy}' is random: " in told
+
+
+def test_the_page_of_documentation_works_as_it_stands(tmp_path):
+    text = (ROOT / "docs" / "own-parts.md").read_text("utf-8")
+    files = dict(re.findall(r"```\w+ (\S+)\n(.*?)```", text, re.DOTALL))
+    assert list(files) == ["acts.py", "study.toml"]
+    for name, content in files.items():
+        (tmp_path / name).write_text(content, "utf-8")
+    ended = allelse("plan", "study.toml")
+    assert ended.code == 0, ended.err
+    assert "python:acts:Squareplus: element by element: one serves a whole pack" in ended.out
+    assert "python:acts:Swish: packed as it declares" in ended.out
+    said = {phrase for row in re.findall(r"^\| (`.*?) \|", text, re.M) for phrase in re.findall(r"`([^`]+)`", row)}
+    source = "".join(
+        (ROOT / "src/allelse" / file).read_text() for file in ("blocks/exactness.py", "engine/own.py", "blocks/own.py")
+    )
+    reasons = {
+        phrase.rstrip(" …") for phrase in said if not phrase.startswith(("activation", "norm", "block", "model", "optim"))
+    }
+    assert {phrase for phrase in reasons if phrase.replace("torch.float32 where", "{y.dtype} where") not in source} == set()
