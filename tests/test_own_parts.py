@@ -242,6 +242,7 @@ REASON_FROM_ACTIVATION = {
     "Logarithm": "gives NaN or infinity for ordinary numbers ",
     "Raising": "raises TypeError: unsupported operand type(s) for +: 'Tensor' and 'str'",
     "ByNumPy": "draws its weights from elsewhere than torch's global generator; ",
+    "Taken": "names a tensor 'replicas', of which torch says ",
     "Wants": "raises TypeError: Wants.__init__() missing 1 required positional argument: 'something'",
     "no_module": "gives a int; allowed: a class or function that gives a torch.nn.Module",
     "NUMBER": "is 3; allowed: a class, or a function that makes what one would",

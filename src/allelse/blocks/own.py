@@ -113,19 +113,26 @@ class Own(Rows):
         self._template = [maker.packed(replicas) if packing == "declared" else lone]
         self.rule_in_words = maker.rule
         for name, tensor in {**dict(lone.named_parameters()), **dict(lone.named_buffers())}.items():
-            *parents, last = name.split(".")
-            module: nn.Module = self
-            for parent in parents:
-                if parent not in module._modules:
-                    rows = Rows(replicas)
-                    rows.rule_in_words = maker.rule
-                    module.add_module(parent, rows)
-                module = module.get_submodule(parent)
-            stacked = torch.zeros(replicas, *tensor.shape, dtype=tensor.dtype)
-            if isinstance(tensor, nn.Parameter) and tensor.requires_grad:
-                module.register_parameter(last, nn.Parameter(stacked))
-            else:
-                module.register_buffer(last, stacked)
+            try:
+                self._stack(name, tensor)
+            except KeyError as error:  # torch keeps one name for one thing
+                raise maker.refused(f"names a tensor {name!r}, of which torch says {error}; give it another name") from None
+
+    def _stack(self, name: str, tensor: Tensor) -> None:
+        """Make room for R of a tensor of a lone module, under its name there."""
+        *parents, last = name.split(".")
+        module: nn.Module = self
+        for parent in parents:
+            if parent not in module._modules:
+                rows = Rows(self.replicas)
+                rows.rule_in_words = self.rule_in_words
+                module.add_module(parent, rows)
+            module = module.get_submodule(parent)
+        stacked = torch.zeros(self.replicas, *tensor.shape, dtype=tensor.dtype)
+        if isinstance(tensor, nn.Parameter) and tensor.requires_grad:
+            module.register_parameter(last, nn.Parameter(stacked))
+        else:
+            module.register_buffer(last, stacked)
 
     @property
     def reference(self) -> str:
