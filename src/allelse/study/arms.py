@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from allelse.design import Level, matches
+from allelse.design import Level, level_text, matches
 from allelse.errors import StudyError
 from allelse.messages import Origin, Path, Place
 from allelse.recipe import Recipe
@@ -30,7 +30,7 @@ class Arm:
     @property
     def name(self) -> str:
         """Levels joined for people: 'sigmoid, depth 8' reads well; keys are shortened to their last part."""
-        return ", ".join(f"{factor.rpartition('.')[2]} {level}" for factor, level in self.levels.items()) or "the only arm"
+        return ", ".join(f"{factor.rpartition('.')[2]} {level_text(level)}" for factor, level in self.levels.items()) or "the only arm"
 
 
 @dataclass(frozen=True)
