@@ -30,7 +30,8 @@ class Arm:
     @property
     def name(self) -> str:
         """Levels joined for people: 'sigmoid, depth 8' reads well; keys are shortened to their last part."""
-        return ", ".join(f"{factor.rpartition('.')[2]} {level_text(level)}" for factor, level in self.levels.items()) or "the only arm"
+        named = [f"{factor.rpartition('.')[2]} {level_text(level)}" for factor, level in self.levels.items()]
+        return ", ".join(named) or "the only arm"
 
 
 @dataclass(frozen=True)
