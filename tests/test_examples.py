@@ -55,6 +55,7 @@ def test_every_arm_can_be_explained_in_80_columns(file, version):
         chosen = [word for factor, level in arm.levels.items() for word in ("--arm", f"{factor}={level_text(level)}")]
         told = lines("explain", file, *version, *chosen)
         assert told[0].startswith(f"{loaded.name}: ")
+        assert [word for word in ("True", "False") if word in told[0]] == []  # as TOML and the tables have it
         assert max(map(len, told)) <= 80
 
 

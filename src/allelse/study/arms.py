@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from allelse.design import Level, matches
+from allelse.design import Level, level_text, matches
 from allelse.errors import StudyError
 from allelse.messages import Origin, Path, Place
 from allelse.recipe import Recipe
@@ -33,7 +33,8 @@ class Arm:
     @property
     def name(self) -> str:
         """Levels joined for people: 'sigmoid, depth 8' reads well; keys are shortened to their last part."""
-        return ", ".join(f"{factor.rpartition('.')[2]} {level}" for factor, level in self.levels.items()) or "the only arm"
+        named = [f"{factor.rpartition('.')[2]} {level_text(level)}" for factor, level in self.levels.items()]
+        return ", ".join(named) or "the only arm"
 
 
 @dataclass(frozen=True)
