@@ -71,3 +71,10 @@ def test_every_command_stands_in_the_readme(readme):
     there = re.findall(r"^  (\w+) {2,}\S", allelse("--help").out.partition("Commands:")[2], re.MULTILINE)
     assert sorted(table) == sorted(there)
     assert len(there) > 8
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_every_file_that_the_readme_links_to_is_there(readme):
+    links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / readme).read_text("utf-8"))
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []

@@ -12,8 +12,8 @@ from allelse.records import Way
 def ways(device: torch.device, graphs: bool = True) -> tuple[Way, ...]:
     """The candidates on this device, the one for a lone network first; a plan chooses among them by measurement.
 
-    On a CPU im2col was never faster than oneDNN's grouped convolution (``benchmarks/speed.md``), and branches are what a pack
-    of one is. On a GPU grouped convolutions may meet slow direct kernels, which the other two avoid.
+    On a CPU im2col was never faster than oneDNN's grouped convolution, and branches are what a pack of one is. On a GPU
+    grouped convolutions may meet slow direct kernels, which the other two avoid.
     """
     if device.type != "cuda":
         return (Way(),)
