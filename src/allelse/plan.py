@@ -26,7 +26,7 @@ GAIN_TO_PACK_MORE = 1.03
 CLEARLY_SLOWER = 0.85
 MEASURED_STEPS = 5
 MEASURING_SHARE = 0.03
-MEASURING_SECONDS = 0.3
+MEASURING_SECONDS = 0.5
 """Trying larger packs may cost this share of the training that they are for, and always this long."""
 
 NUMBERS = ("optimizer.lr", "optimizer.weight_decay")

@@ -12,7 +12,7 @@ from allelse.engine.loop import Training
 from allelse.records import Pack
 
 WARM_UP_STEPS = 2
-SECONDS = 0.1
+SECONDS = 0.04
 FEWEST_TIMES = 3
 
 
