@@ -111,7 +111,7 @@ def checks(dataset: data.Dataset, device: torch.device) -> Iterator[tuple[str, C
             f"model.stem={{ width = {width} }}",
         )
         for way in all_ways if replicas > 1 else dict.fromkeys(way for way in all_ways if way.convolution == "grouped"):
-            if device.type == "cpu":  # what a CPU does is in speed.md
+            if device.type == "cpu":  # what a CPU does is in speed-cpu.md
                 continue
             name = f"images/s, width {width}, batch {batch}, {replicas} replicas | {way.in_words(replicas)} | batch"
             yield name, partial(engine.images_per_second, Pack(together, way), dataset, device)
