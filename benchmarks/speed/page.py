@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.speed import floor, grid
 from benchmarks.speed.aims import aims
 from benchmarks.speed.reading import Reading
-from benchmarks.speed.suite import PROCESSES_ON_A_GPU, SECONDS_A_TURN, SLOWEST_CELL, SLOWEST_MEASURED_STEP, SLOWEST_STEP, TURNS
+from benchmarks.speed.suite import PROCESSES_ON_A_GPU, SLOWEST_CELL, SLOWEST_MEASURED_STEP, SLOWEST_STEP
 
 OTHERS = {"serial": "strong serial", "processes": "k processes", "plain": "plain", "grouped": "grouped", "vmap": "vmap"}
 
@@ -24,7 +24,7 @@ def page(machine: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -
         head(machine, records.values()),
         "",
         f"`python -m benchmarks.speed`: {len(measured)} of {len(readings)} cells measured. Training images a second over all "
-        f"networks, the median of {TURNS} turns of {SECONDS_A_TURN:g} s that the ways of a cell take one after another "
+        f"networks, the median of {_turns(records.values())} turns that the ways of a cell take one after another "
         f"(fewer where a cell takes over {SLOWEST_CELL:g} s); ratios are of these medians.",
         "",
         "## The aims, on this machine",
@@ -47,6 +47,12 @@ def page(machine: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -
     lines += ["## GroupNorm against BatchNorm", "", *_norms(readings), ""]
     lines += ["## What has to be done once", "", *_once(measured), ""]
     return "\n".join(lines)
+
+
+def _turns(records: Iterable[Mapping[str, Any]]) -> str:
+    """How many turns the ways took, as measured: ``3`` or ``3 to 5``."""
+    counts = {len(way["turns"]) for record in records for way in record.get("ways", {}).values() if way.get("turns")}
+    return " to ".join(map(str, sorted({min(counts), max(counts)}))) if counts else "no"
 
 
 def head(machine: Mapping[str, Any], records: Iterable[Mapping[str, Any]]) -> str:
