@@ -1,6 +1,7 @@
 """What holds for every test: no test reads or writes the user's own caches, and none reaches a network."""
 
 import os
+from collections.abc import Callable
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tiny networks only lose time on more threads
 
@@ -16,3 +17,22 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     monkeypatch.setenv("ALLELSE_DATA", str(base / "data"))
     monkeypatch.setenv("ALLELSE_CIFAR_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+class Replayed:
+    """Stands for a CUDA graph where there is none: the same function, called each time."""
+
+    def __init__(self, record: bool) -> None:
+        pass
+
+    def __call__(self, function: Callable[[], object]) -> object:
+        return function()
+
+
+@pytest.fixture
+def without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packs that ask for CUDA graphs are trained with all that graphs need, on the CPU."""
+    from allelse.engine import loop, steps
+
+    for module in (loop, steps):
+        monkeypatch.setattr(module, "Recorded", Replayed)

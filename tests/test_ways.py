@@ -15,7 +15,7 @@ from engine_support import CPU, NORMS, OPTIMIZERS, SEEDS, pack_of, tiny_recipe, 
 
 from allelse import engine
 from allelse.blocks.im2col import conv2d_by_patches
-from allelse.engine import loop, steps, train_pack
+from allelse.engine import loop, train_pack
 from allelse.records import Pack, RunSpec, Way
 
 WAYS = [Way(convolution, graph) for convolution in ("grouped", "branches", "im2col") for graph in (False, True)]
@@ -23,22 +23,6 @@ WAYS = [Way(convolution, graph) for convolution in ("grouped", "branches", "im2c
 TOLERANCE = {False: {"rtol": 1e-9, "atol": 1e-11}, True: {"rtol": 1e-5, "atol": 1e-7}}
 AUGMENT = ["flip", {"name": "crop", "padding": 1}, {"name": "cutout", "size": 2}, "random-erasing", "mixup", "cutmix"]
 EMA = {"name": "ema", "decay": 0.9}
-
-
-class Replayed:
-    """Stands for a CUDA graph where there is none: the same function, called each time."""
-
-    def __init__(self, record):
-        pass
-
-    def __call__(self, function):
-        return function()
-
-
-@pytest.fixture
-def without_cuda(monkeypatch):
-    for module in (loop, steps):
-        monkeypatch.setattr(module, "Recorded", Replayed)
 
 
 @pytest.mark.parametrize("kernel", [1, 3, 5])

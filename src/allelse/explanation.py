@@ -106,7 +106,7 @@ def _numbers_a_weight(optimizer: recipe.Optimizer) -> int:
     layer.weight.grad = torch.zeros_like(layer.weight)
     built = build_optimizer(layer, optimizer, optimizer.lr)
     built.step()
-    kept = [value for value in built.state[layer.weight].values() if isinstance(value, torch.Tensor)]
+    kept = [value for state in built.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
     return round(sum(value.numel() for value in kept) / layer.weight.numel())
 
 
@@ -172,12 +172,8 @@ def find_arm(study: Study, levels: Sequence[str], start: Arm | None = None) -> A
             raise StudyError(f"{shown}: names the factor {factor!r} twice; allowed: each at most once")
         wanted[factor] = level
     kept = {} if start is None else {factor: level for factor, level in start.levels.items() if factor not in wanted}
-    found = [
-        arm
-        for arm in study.arms
-        if all(arm.levels.get(factor) == level for factor, level in wanted.items())
-        and all(arm.levels.get(factor, level) == level for factor, level in kept.items())
-    ]
+    matching = study.design.find(wanted, kept)
+    found = [arm for arm in study.arms if arm.levels in matching]
     if not found:
         raise StudyError(f"{shown}: no arm of {study.name} has these levels together; 'allelse plan' lists its arms")
     if len(found) > 1:

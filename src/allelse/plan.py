@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from math import ceil, prod
 from typing import Any
 
@@ -128,7 +128,7 @@ def make_plan(
             )
         choice = choice_from_work[work]
         # What arms have beyond the study's seeds is packed by itself, so that pairs are packed alike there too.
-        for part in (*_by_seed(runs, study.seeds),):
+        for part in _by_seed(runs, study.seeds):
             for packed in _cut(part, ceil(len(part) / choice.replicas)):
                 pack = Pack(packed, choice.way)
                 planned.append(PlannedPack(pack, choice.rate, _seconds(arm, dataset, len(packed), choice.rate)))
@@ -164,15 +164,16 @@ def _work(arm: Arm, dataset: data.Dataset) -> Any:
 
 def _runs_of_alike_arms(study: Study) -> list[tuple[Arm, tuple[RunSpec, ...]]]:
     """The runs of arms whose recipes differ in nothing but ``NUMBERS``, with the first of those arms, in the study's order."""
-    arm_from_levels = {canonical_json(arm.levels): arm for arm in study.arms}
-    runs_from_recipe: dict[str, list[RunSpec]] = {}
-    for run in study.runs():
-        recipe = copy.deepcopy(arm_from_levels[canonical_json(run.arm)].recipe.model_dump(mode="json"))
+    alike: dict[str, tuple[Arm, list[RunSpec]]] = {}
+    runs = study.runs()
+    for arm in study.arms:
+        recipe = arm.recipe.model_dump(mode="json")
         for number in NUMBERS:
             part, key = number.split(".")
             recipe[part].pop(key, None)  # not every optimiser has every number
-        runs_from_recipe.setdefault(canonical_json(recipe), []).append(run)
-    return [(arm_from_levels[canonical_json(runs[0].arm)], tuple(runs)) for runs in runs_from_recipe.values()]
+        _, found = alike.setdefault(canonical_json(recipe), (arm, []))
+        found.extend(islice(runs, len(arm.seeds)))
+    return [(arm, tuple(found)) for arm, found in alike.values()]
 
 
 def _by_seed(runs: tuple[RunSpec, ...], seeds: Sequence[int]) -> Iterator[tuple[RunSpec, ...]]:
@@ -203,7 +204,7 @@ def check_arm(arm: Arm, dataset: data.Dataset) -> None:
             f"arm {arm.name}: batch_size = {recipe.batch_size} is larger than its training data of {len(train)} images; "
             f"allowed: 1 to {len(train)}"
         )
-    _, epochs = recipe.length(len(train))
+    steps, epochs = recipe.length(len(train))
     if recipe.averaging and recipe.averaging.start_epoch > epochs:
         raise StudyError(
             f"arm {arm.name}: averaging.start_epoch = {recipe.averaging.start_epoch} comes after its last epoch; "
@@ -215,7 +216,6 @@ def check_arm(arm: Arm, dataset: data.Dataset) -> None:
         raise StudyError(
             f"arm {arm.name}: batch_size = 1 gives BatchNorm one value a feature and no variance; allowed: at least 2"
         )
-    steps = recipe.epochs * (len(train) // recipe.batch_size)
     if isinstance(norm, BatchRenorm) and norm.hold_steps >= steps:
         raise StudyError(
             f"arm {arm.name}: batch renormalisation would be plain batch normalisation in all {steps} training steps, because "

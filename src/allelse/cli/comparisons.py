@@ -9,7 +9,7 @@ import pandas as pd
 from rich.table import Table
 
 from allelse.claims import arm_text
-from allelse.cli.tables import _console, _table, as_json
+from allelse.cli.tables import as_json, make_console, make_table
 from allelse.errors import StudyError
 from allelse.report import Findings
 from allelse.report.published import name_of, notes, summary_text, with_metric
@@ -36,7 +36,7 @@ def show_comparisons(findings: Findings, output: str) -> None:
         frame = pd.DataFrame([{**one.to_json(), "arm": arm_text(one.arm)} for one in found])
         print(frame.to_csv(index=False), end="")
     else:
-        console = _console()
+        console = make_console()
         console.print(f"{definition['name']}: {definition['question']}", style="bold")
         for source, shown in groupby(found, lambda one: one.source):
             if not definition["quick"]:
@@ -50,7 +50,7 @@ def show_comparisons(findings: Findings, output: str) -> None:
 
 
 def _beside(findings: Findings, shown: Iterable[Comparison]) -> Table:
-    table = _table("arm", "theirs", "ours", "ours − theirs", "verdict")
+    table = make_table("arm", "theirs", "ours", "ours − theirs", "verdict")
     for one in shown:
         reach, verdict = interval(one.low, one.high, one.metric), one.words.replace(" within", "\nwithin")
         if one.prediction_low is not None and one.ours.mean is not None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from allelse.cli.tables import _console, _table, show_item, value_text
+from allelse.cli.tables import make_console, make_table, show_item, value_text
 from allelse.study import Study
 
 if TYPE_CHECKING:
@@ -19,11 +19,11 @@ Unit = tuple[str, int, list["LayerRow"]]
 
 def show_anatomy(study: Study, shown: Anatomy) -> None:
     """Every layer with its costs; neighbouring blocks that are alike share their lines."""
-    console, recipe = _console(), shown.arm.recipe
+    console, recipe = make_console(), shown.arm.recipe
     console.print(f"{study.name}: {shown.arm.name}", style="bold")
     pixels = " × ".join(map(str, shown.image_shape))
     console.print(f"{recipe.dataset}: images of {pixels}, {shown.classes} classes")
-    table = _table(
+    table = make_table(
         "layer", "×", "kind", "output", "parameters", "mult–adds", numbers=["×", "output", "parameters", "mult–adds"]
     )
     for name, count, layer in _in_short(shown.layers):
@@ -56,7 +56,7 @@ def show_anatomy(study: Study, shown: Anatomy) -> None:
 
 def show_difference(first: Anatomy, second: Anatomy, found: Difference, seed: int) -> None:
     """What sets two arms apart, and what does not."""
-    console = _console()
+    console = make_console()
     console.print(f"\n{first.arm.name} → {second.arm.name}", style="bold")
     console.print("Recipe keys that differ")
     for key, values in found.keys.items():

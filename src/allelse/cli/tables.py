@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 NARROWEST = 80
 
 
-def _console() -> Console:
+def make_console() -> Console:
     console = Console(highlight=False, markup=False)
     return console if console.is_terminal else Console(highlight=False, markup=False, width=NARROWEST)
 
 
-def _table(*columns: str, numbers: Iterable[str] = ()) -> Table:
+def make_table(*columns: str, numbers: Iterable[str] = ()) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
         table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
@@ -49,7 +49,7 @@ def short(factor: str) -> str:
 
 
 def show_studies(studies: Sequence[Study]) -> None:
-    console = _console()
+    console = make_console()
     for study in studies:
         console.print(study.name, style="bold")
         console.print(f"  {study.question}")
@@ -69,13 +69,13 @@ def _seeds(study: Study) -> str:
 def show_plan(study: Study, plan: Plan, tuning_plan: Plan | None, dataset_of: Callable[[Recipe], Dataset], device: str) -> None:
     from allelse.plan import differing_keys, layers, parameters
 
-    console = _console()
+    console = make_console()
     console.print(f"{study.name}: {study.question}", style="bold")
     unequal = len({arm.seeds for arm in study.arms}) > 1
     numbers = [*(["seeds"] if unequal else []), "parameters", "lr", "packs", "img/s", "time"]
     ways = {planned.pack.way for planned in plan.packs}
     how = ["computed"] if len(ways) > 1 else []
-    table = _table(*map(short, study.factors), *numbers[:-2], *how, *numbers[-2:], numbers=numbers)
+    table = make_table(*map(short, study.factors), *numbers[:-2], *how, *numbers[-2:], numbers=numbers)
     for arm in study.arms:
         packs = [planned for planned in plan.packs if any(run.arm == arm.levels for run in planned.pack.runs)]
         rate = f"{arm.recipe.optimizer.scaled_lr(arm.recipe.batch_size):.3g}"
@@ -127,7 +127,7 @@ WORDS_FROM_PACKING = {
 
 def show_own_parts(parts: Sequence[CheckedPart]) -> None:
     """The parts of the user's own that were found exact: name, packing, file."""
-    console = _console()
+    console = make_console()
     if parts:
         console.print("\nYour own parts: a pack of 3 was checked against 3 lone ones in float64")
     for part in parts:
@@ -190,7 +190,7 @@ def arms(store: Store, metric: str = "accuracy") -> pd.DataFrame:
 
 
 def show_results(store: Store, metric: str = "accuracy") -> None:
-    console, definition = _console(), store.definition
+    console, definition = make_console(), store.definition
     statuses = list(store.status_from_run().values())
     summary = arms(store, metric) if {"done", "diverged", "failed"} & set(statuses) else None
     console.print(f"{definition['name']}: {definition['question']}", style="bold")
@@ -203,7 +203,7 @@ def show_results(store: Store, metric: str = "accuracy") -> None:
     troubles = [column for column in ("diverged", "failed", "pending") if summary[column].any()]
     numbers = ["n", "mean", "sd", "95 % interval", "published", *troubles]
     factors = list(definition["factors"])
-    table = _table(*map(short, factors), *(name for name in numbers if name != "published" or references), numbers=numbers)
+    table = make_table(*map(short, factors), *(name for name in numbers if name != "published" or references), numbers=numbers)
     for row in summary.to_dict("records"):
         published = [f"{reference['accuracy']:.1f}" for reference in references if matches(reference["arm"], row)]
         table.add_row(
@@ -259,7 +259,7 @@ def write(frame: pd.DataFrame, output: str, store: Store) -> None:
 
 
 def _show_runs(frame: pd.DataFrame, definition: Mapping[str, Any]) -> None:
-    console, tune, factors = _console(), definition.get("tune"), list(definition["factors"])
+    console, tune, factors = make_console(), definition.get("tune"), list(definition["factors"])
     if tune:
         tried, frame = frame[frame["purpose"] == "tuning"], frame[frame["purpose"] == "comparison"]
         factors.append(tune["key"])
@@ -273,7 +273,7 @@ def _show_runs(frame: pd.DataFrame, definition: Mapping[str, Any]) -> None:
 
 def _print_runs(console: Console, frame: pd.DataFrame, factors: Sequence[str], numbers: Mapping[str, str]) -> None:
     numbers = {column: heading for column, heading in numbers.items() if column in frame}
-    table = _table("run", *map(short, factors), "status", *numbers.values(), numbers=numbers.values())
+    table = make_table("run", *map(short, factors), "status", *numbers.values(), numbers=numbers.values())
     for row in frame.to_dict("records"):
         values = (str(row[column]) if column == "seed" else _number(row[column]) for column in numbers)
         table.add_row(row["run"], *(level_text(row.get(factor)) for factor in factors), row["status"], *values)
@@ -297,7 +297,7 @@ def as_json(rows: list[dict[str, Any]]) -> str:
 
 def show_verdicts(verdicts: Sequence[stats.Verdict]) -> None:
     """Each claim with its verdict and the sentence that gives its evidence."""
-    console = _console()
+    console = make_console()
     style_from_ruling = {"supported": "bold green", "refuted": "bold red", "undecided": "bold yellow"}
     if verdicts:
         console.print("\nVerdicts", style="bold")
@@ -310,7 +310,7 @@ def show_verdicts(verdicts: Sequence[stats.Verdict]) -> None:
 
 
 def show_status(store: Store) -> None:
-    console, runs, part = _console(), store.runs(), store.tuning_part
+    console, runs, part = make_console(), store.runs(), store.tuning_part
     console.print(f"{store.definition['name']}: {store.definition['question']}", style="bold")
     statuses = [run.status for run in runs]
     if not runs and (part is None or part.plan is None):
@@ -344,7 +344,7 @@ def _is_pending(runs: Sequence[str], status_from_run: Mapping[str, str]) -> bool
 
 
 def show_data(entries: Sequence[Entry]) -> None:
-    console = _console()
+    console = make_console()
     for entry in entries:
         shape = f", {' × '.join(map(str, entry.shape))}" if entry.shape else ""
         counts = f", {entry.train:,} + {entry.test:,} images, {entry.classes} classes" if entry.train else ""

@@ -38,7 +38,7 @@ from allelse.engine.evaluate import (
 )
 from allelse.engine.graphs import Recorded
 from allelse.engine.optim import build_optimizer, learning_rates
-from allelse.engine.own import build_own_optimizer, can_be_recorded, lone_views, optimizer_packing
+from allelse.engine.own import acts_on_whole_tensors, can_be_recorded
 from allelse.engine.probes import BATCHES_FOR_NOISE, Probe, probe_steps, summarise
 from allelse.engine.rows import row_networks
 from allelse.engine.scores import final_scores
@@ -134,27 +134,17 @@ class Training:
         self.test_index = self._shuffled(np.arange(len(dataset.test_labels))[:, None])
         self.validation_index = self._shuffled(splits[0][1][:, None])
 
-        optimizers = [each.optimizer for each in recipes]
-        rows = []
-        owns = [part for part in optimizers if isinstance(part, recipe.OwnOptimizer)]
-        mixes = bool(owns) and optimizer_packing(owns[0]) == "one by one"
-        if pack.way.convolution == "branches" or len(set(optimizers)) > 1 or mixes:
-            rows = row_networks(self.network, partial(build, 1))
-        if pack.way.graph and owns and not can_be_recorded(owns[0]):
-            raise ValueError(f"{owns[0].name} has no argument 'capturable', so that no CUDA graph may hold its steps")
-        if mixes:
-            self.optimizers = [
-                build_own_optimizer(lone_views(row), part, self._lr(part)) for row, part in zip(rows, owns, strict=True)
-            ]
-        elif len(set(optimizers)) == 1:
-            self.optimizers = [build_optimizer(self.network, optimizers[0], self._lr(optimizers[0]))]
-        else:
-            self.optimizers = [build_optimizer(row, part, self._lr(part)) for row, part in zip(rows, optimizers, strict=True)]
+        parts = [each.optimizer for each in recipes]
+        if pack.way.graph and not can_be_recorded(parts[0]):
+            raise ValueError(f"{parts[0].name} has no argument 'capturable', so that no CUDA graph may hold its steps")
+        alone = len(set(parts)) > 1 or acts_on_whole_tensors(parts[0])
+        branches = pack.way.convolution == "branches"
+        rows = row_networks(self.network, partial(build, 1)) if alone or branches else []
+        optimised = list(zip(rows, parts, strict=True)) if alone else [(self.network, parts[0])]
+        self.optimizers = [build_optimizer(network, part, self._lr(part)) for network, part in optimised]
+        length = self.updates / self.steps_per_epoch
         self.rates = np.array(
-            [
-                learning_rates(self.recipe.schedule, self._lr(part), self.updates / self.steps_per_epoch, self.steps_per_epoch)
-                for part in optimizers[: len(self.optimizers)]
-            ]
+            [learning_rates(self.recipe.schedule, self._lr(part), length, self.steps_per_epoch) for _, part in optimised]
         ).T
         self.averaged: Averaged | None = None
         if self.recipe.averaging:
@@ -163,7 +153,7 @@ class Training:
             self.averaged = Averaged(self.network, averages, self.recipe.averaging)
         self.steps = Steps(
             self.network,
-            rows if pack.way.convolution == "branches" else [],
+            rows if branches else [],
             self.optimizers,
             TrainingBatches(self.train_feed, self.recipe.batch_size, self.dtype, cutout.size if cutout else 0),
             self.rates,
@@ -175,7 +165,7 @@ class Training:
         self.draws: list[Draws] | None = None
 
         self.probe = Probe(self.network)
-        self.probe_steps = probe_steps(self.updates / self.steps_per_epoch, self.steps_per_epoch)
+        self.probe_steps = probe_steps(length, self.steps_per_epoch)
         self.epoch = 0
         self.seconds = {"train": 0.0, "evaluate": 0.0}
         self.diverged = np.zeros(len(pack.runs), dtype=bool)

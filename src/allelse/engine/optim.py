@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from allelse import recipe
-from allelse.engine.own import build_own_optimizer
+from allelse.engine.own import acts_on_whole_tensors, build_own_optimizer, lone_views
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     kind.__name__.lower(): kind
@@ -27,11 +27,14 @@ OURS = {"name", "lr", "weight_decay", "decay_norm_and_bias", "lr_scaling", "lr_b
 def build_optimizer(network: nn.Module, optimizer: recipe.Optimizer, lr: float) -> torch.optim.Optimizer:
     """The optimiser over the stacked parameters; each element is updated alone, so packing changes nothing.
 
+    One that ``acts_on_whole_tensors`` is for a network of one replica, whose weights it sees without that dimension.
+
     torch's own are fused where it offers that, and on a GPU ready to be captured in a graph: each of their parameter groups
     says whether it is, by ``fused`` or ``capturable``.
     """
     if isinstance(optimizer, recipe.OwnOptimizer):
-        return build_own_optimizer(list(network.parameters()), optimizer, lr)
+        parameters = lone_views(network) if acts_on_whole_tensors(optimizer) else list(network.parameters())
+        return build_own_optimizer(parameters, optimizer, lr)
     weights = [p for name, p in network.named_parameters() if name.endswith("weight") and p.dim() > 2]
     others = [p for name, p in network.named_parameters() if not (name.endswith("weight") and p.dim() > 2)]
     decay = 0.0 if isinstance(optimizer, recipe.Rprop) else optimizer.weight_decay

@@ -53,9 +53,14 @@ def lone_views(row: nn.Module) -> list[nn.Parameter]:
     return views
 
 
-def can_be_recorded(part: recipe.OwnOptimizer) -> bool:
-    """Whether it says that its steps may be recorded in a CUDA graph, by an argument ``capturable`` as torch's own have."""
-    return "capturable" in signature(_class(part)).parameters
+def can_be_recorded(part: recipe.Optimizer) -> bool:
+    """Whether its steps may be recorded in a CUDA graph: one of the user's own says so by an argument ``capturable``."""
+    return not isinstance(part, recipe.OwnOptimizer) or "capturable" in signature(_class(part)).parameters
+
+
+def acts_on_whole_tensors(part: recipe.Optimizer) -> bool:
+    """Whether each replica needs an instance of its own, because not every number is updated by itself."""
+    return isinstance(part, recipe.OwnOptimizer) and optimizer_packing(part) == "one by one"
 
 
 @lru_cache(maxsize=64)
