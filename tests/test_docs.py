@@ -11,7 +11,7 @@ from allelse import study
 from allelse.claims import Best, Higher, Monotone, Stable, Trend, Within
 from allelse.recipe import MLP, ConvNet, Head, Model, Part, Recipe, Stem
 from allelse.records import METRICS
-from allelse.study.file import Adjust, Header, Quick, Reference, StudyFile, Tune
+from allelse.study.file import Adjust, Header, Reference, StudyFile, Tune, Version
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "study-file.md"
@@ -26,7 +26,7 @@ SECTION_FROM_TABLE = {
     Adjust: "adjust",
     Tune: "tune",
     Reference: "references",
-    Quick: "quick",
+    Version: "quick",
 }
 """parts that have one row a key"""
 SECTION_FROM_CATALOGUE = {
@@ -41,7 +41,7 @@ SECTION_FROM_CATALOGUE = {
 """parts that have one row each, by the key that holds them"""
 CLAIMS = (Higher, Within, Trend, Monotone, Stable, Best)
 HELD_ELSEWHERE = {
-    Quick: {"recipe"},  # stands for the recipe's own keys
+    Version: {"recipe"},  # stands for the recipe's own keys
     MLP: {"family", "block"},  # see test_an_mlp_has_what_the_page_says
 }
 
@@ -192,6 +192,8 @@ def test_every_snippet_loads_as_a_study(number, tmp_path):
     assert len(loaded.arms) > 1
     if "[quick]" in snippet:
         assert study.load(file, quick=True).quick
+    if "[scaled]" in snippet:
+        assert study.load(file, scaled=True).scaled
 
 
 def test_levels_are_called_as_the_page_says(tmp_path):

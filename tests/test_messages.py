@@ -291,7 +291,7 @@ def test_a_gain_that_is_not_known_is_found_on_the_line_of_the_init():
         (f"references = 'x'\n{PLAIN}", ", line 1: references: 'x'; allowed: a list in [brackets]"),
         (
             f"extra = 1\n{PLAIN}",
-            ", line 1: extra: unknown key; allowed: study, recipe, factors, exclude, adjust, tune, claims, references, quick",
+            ", line 1: extra: unknown key; allowed: study, recipe, factors, exclude, adjust, tune, claims, references, quick, scaled",
         ),
         ("[study]\nseeds = \n", ": not valid TOML: Invalid value (at line 2, column 9); mend the file there"),
         (

@@ -1,9 +1,11 @@
 """The four founding studies: the brief's factors, sizes and figures, and a small version of each on the bundled digits."""
 
+import pandas as pd
 import pytest
 
 from allelse import data, study
 from allelse.plan import check_arm
+from allelse.report.evidence import SCALED, compare_table
 
 NAMES = ["sigmoid-vs-relu", "batchnorm-vs-groupnorm", "batchnorm-vs-groupnorm-many-epochs", "conv-activation-norm-position"]
 BATCHES = (2, 4, 8, 16, 32, 64, 128)
@@ -100,3 +102,22 @@ def test_the_quick_version_asks_the_same_of_the_digits(name):
     digits = data.load("digits")
     for arm in quick.arms:
         check_arm(arm, digits)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_scaled_version_asks_the_same_of_the_same_data_where_the_brief_has_figures(name):
+    loaded, scaled = study.load(name), study.load(name, scaled=True)
+    assert scaled.name == f"{name}-scaled"
+    assert scaled.command == f"allelse run {name} --scaled"
+    assert scaled.claims == loaded.claims
+    assert {arm.recipe.dataset for arm in scaled.arms} == {arm.recipe.dataset for arm in loaded.arms}
+    assert [reference for reference in loaded.references if not scaled.design.find(reference.arm, {})] == []
+    assert scaled.definition()["scaled"]
+    assert "scaled" not in loaded.definition()
+
+
+def test_a_scaled_study_stands_beside_published_figures_but_is_not_tested_against_them():
+    scaled = study.load("sigmoid-vs-relu", scaled=True)
+    found = compare_table(scaled.definition(), pd.DataFrame())
+    assert [one.verdict for one in found] == ["cannot tell"] * len(scaled.references)
+    assert {one.reason for one in found} == {SCALED}

@@ -214,3 +214,8 @@ def test_a_key_of_a_part_that_the_recipe_leaves_out_is_of_its_default(load):
     assert (loaded.optimizer.name, loaded.optimizer.lr) == ("adam", 0.5)
     assert (loaded.model.norm.name, loaded.model.norm.eps) == ("batch", 0.25)
     assert (loaded.schedule.name, loaded.schedule.warmup_epochs) == ("constant", 1)
+
+
+def test_quick_and_scaled_at_once_are_refused():
+    with pytest.raises(StudyError, match="--quick and --scaled are two versions of a study; give one of them"):
+        study.load("sigmoid-vs-relu", quick=True, scaled=True)

@@ -22,19 +22,27 @@ from allelse.study import load as _load_study
 from allelse.tuning import Tuning
 
 
-def load(name_or_path: str | Path, *, quick: bool = False, seeds: int | None = None, changes: Sequence[str] = ()) -> Study:
+def load(
+    name_or_path: str | Path,
+    *,
+    quick: bool = False,
+    scaled: bool = False,
+    seeds: int | None = None,
+    changes: Sequence[str] = (),
+) -> Study:
     """Read and check a study: a packaged name or a file.
 
     Arguments:
         name_or_path: as ``allelse run STUDY`` takes it.
         quick: its small version, on data that come with allelse.
+        scaled: its version for machines without a GPU, on its own data.
         seeds: a number of seeds instead of the file's.
         changes: ``"key=value"`` texts, as ``--set`` takes them.
 
     Raises:
         AllelseError: one line that says what is wrong and what to do.
     """
-    return _load_study(name_or_path, quick=quick, seeds=seeds, changes=changes)
+    return _load_study(name_or_path, quick=quick, scaled=scaled, seeds=seeds, changes=changes)
 
 
 def explain(study: Study, *levels: str) -> pd.DataFrame:

@@ -54,8 +54,8 @@ class Origin:
     """``key=value`` texts from the command line"""
     moved: Mapping[str, Path]
     """where the factor, the adjustment or the tuning stands that set a dotted key"""
-    quick: Sequence[str]
-    """keys that ``[quick]`` set"""
+    put_in: Sequence[tuple[str, str]]
+    """``quick`` or ``scaled``, and a key that this table set"""
 
 
 class Place:
@@ -109,9 +109,9 @@ class Place:
             if touches(moved):
                 what = "a level of this factor: " if "factors" in stands else ""
                 return self.error(stands, f"{what}{key}: {message}")
-        for quick in origin.quick:
-            if touches(quick):
-                return self.error(("quick", quick, *path[quick.count(".") + 1 :]), message)
+        for table, put_in in origin.put_in:
+            if touches(put_in):
+                return self.error((table, put_in, *path[put_in.count(".") + 1 :]), message)
         return self.error(("recipe", *path), message)
 
 

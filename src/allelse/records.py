@@ -144,6 +144,8 @@ class Provenance:
     host: str
     started: str
     """UTC, ISO 8601"""
+    commit: str | None = None
+    """of allelse's own repository, with ``+`` where files of the package were changed; None where it was not run from one"""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ app.add_typer(data_app, name="data")
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A packaged study's name, or a study file.")]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="An output folder.")]
 QuickFlag = Annotated[bool, typer.Option("--quick", help="The study's small version, on data that come with allelse.")]
+ScaledFlag = Annotated[bool, typer.Option("--scaled", help="The study's version for machines without a GPU, on its own data.")]
 Seeds = Annotated[int | None, typer.Option("--seeds", metavar="N", help="Seeds instead of the file's number.")]
 Changes = Annotated[
     list[str] | None,
@@ -94,6 +95,7 @@ def new(file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to writ
 def plan(
     study_name: StudyName,
     quick: QuickFlag = False,
+    scaled: ScaledFlag = False,
     seeds: Seeds = None,
     changes: Changes = None,
     device: Device = "auto",
@@ -105,7 +107,7 @@ def plan(
     from allelse.cli import tables
     from allelse.launch import Computing, check_parts, dataset_of, plan_study
 
-    loaded = study.load(study_name, quick=quick, seeds=seeds, changes=changes or ())
+    loaded = study.load(study_name, quick=quick, scaled=scaled, seeds=seeds, changes=changes or ())
     torch_device = engine.find_device(device)
     computing = Computing(not no_pack, not no_graph)
     tuning_plan = plan_study(study.tuning_study(loaded), torch_device, computing) if loaded.tune else None
@@ -128,6 +130,7 @@ def explain(
         ),
     ] = None,
     quick: QuickFlag = False,
+    scaled: ScaledFlag = False,
     changes: Changes = None,
 ) -> None:
     """The network of one arm: layers, shapes, parameters, multiply–adds, memory; and what sets another arm apart from it."""
@@ -135,7 +138,7 @@ def explain(
     from allelse.cli.explanation import show_anatomy, show_difference
     from allelse.explanation import anatomy, difference, find_arm
 
-    loaded = study.load(study_name, quick=quick, changes=changes or ())
+    loaded = study.load(study_name, quick=quick, scaled=scaled, changes=changes or ())
     chosen = find_arm(loaded, arm or ())
     other = find_arm(loaded, against, chosen) if against else None
     shown = anatomy(chosen)
@@ -149,6 +152,7 @@ def explain(
 def run(
     study_name: StudyName,
     quick: QuickFlag = False,
+    scaled: ScaledFlag = False,
     seeds: Seeds = None,
     changes: Changes = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Output folder; runs/NAME when left out.")] = None,
@@ -163,7 +167,7 @@ def run(
     from allelse.launch import Computing, run_study
     from allelse.report import judge, write_report
 
-    loaded = study.load(study_name, quick=quick, seeds=seeds, changes=changes or ())
+    loaded = study.load(study_name, quick=quick, scaled=scaled, seeds=seeds, changes=changes or ())
     folder = out or Path("runs") / loaded.name
     with Screen() as screen:
         outcome = run_study(loaded, folder, device, screen, Computing(not no_pack, not no_graph))

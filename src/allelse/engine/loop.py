@@ -24,6 +24,7 @@ from allelse.blocks import Conv2d, Linear
 from allelse.engine.averaging import Averaged
 from allelse.engine.batches import TrainingBatches, feed_of
 from allelse.engine.checkpoint import load_checkpoint, save_checkpoint
+from allelse.engine.commit import commit
 from allelse.engine.device import compute_dtype, describe_device
 from allelse.engine.draws import Draws, draw_epoch
 from allelse.engine.evaluate import (
@@ -336,6 +337,7 @@ class Training:
             threads=torch.get_num_threads(),
             host=socket.gethostname(),
             started=self.started,
+            commit=commit(),
         )
 
     def _named(self, fingerprint: dict[str, str]) -> dict[str, str]:

@@ -56,6 +56,7 @@ class Contents:
     state: str
     """how much of it is finished, with n and hardware"""
     quick: bool
+    scaled: bool
     tally: str
     cards: tuple[Card, ...]
     arms: Table | None
@@ -93,6 +94,7 @@ def contents(findings: Findings) -> Contents:
         question=str(definition.get("question", "")),
         state=_state(findings),
         quick=bool(definition.get("quick")),
+        scaled=bool(definition.get("scaled")),
         tally=_tally(findings.verdicts),
         cards=tuple(_card(findings, verdict) for verdict in findings.verdicts),
         arms=arm_table(findings),

@@ -21,6 +21,7 @@ from allelse.store import Store
 
 NOT_ASKED = "not asked in this run"
 QUICK = "a quick study has other data and a smaller recipe than the published figures belong to"
+SCALED = "a scaled study is trained for less than the published figures belong to"
 
 _CLAIM: TypeAdapter[Claim] = TypeAdapter(Claim)
 
@@ -65,7 +66,7 @@ def compare(store: Store) -> list[stats.Comparison]:
 def compare_table(definition: Mapping[str, Any], table: pd.DataFrame) -> list[stats.Comparison]:
     """As ``compare``, from ``Store.definition`` and ``Store.table()``."""
     arms = [arm["levels"] for arm in definition.get("arms", [])]
-    why_not = QUICK if definition.get("quick") else None
+    why_not = QUICK if definition.get("quick") else SCALED if definition.get("scaled") else None
     return stats.compare(definition.get("references", []), arms, table, definition.get("alpha", 0.05), why_not)
 
 

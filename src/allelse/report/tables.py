@@ -158,8 +158,10 @@ def machine_table(findings: Findings) -> Table | None:
     for run in findings.runs:
         if run.result and run.result.provenance:
             made = run.result.provenance
-            kinds[made.device, made.precision, str(made.threads), made.allelse, made.torch, made.python] += 1
-    columns = ("device", "precision", "CPU threads", "allelse", "torch", "python", "runs")
+            kinds[
+                made.device, made.precision, str(made.threads), made.allelse, made.commit or NONE, made.torch, made.python
+            ] += 1
+    columns = ("device", "precision", "CPU threads", "allelse", "commit", "torch", "python", "runs")
     rows = tuple((*kind, str(count)) for kind, count in sorted(kinds.items()))
     return Table("machines", "Versions, hardware and precision", columns, rows) if rows else None
 

@@ -42,7 +42,7 @@ class Builder:
     """Makes arms from their levels."""
 
     recipe: Mapping[str, Any]
-    """raw, as the file, ``[quick]`` and the command line leave it"""
+    """raw, as the file, its version and the command line leave it"""
     factors: Mapping[str, Factor]
     adjust: Sequence[tuple[Path, Adjust]]
     """each with where it stands"""
@@ -51,8 +51,8 @@ class Builder:
     place: Place
     changes: Sequence[str]
     """``key=value`` texts from the command line"""
-    quick: Sequence[str]
-    """recipe keys that ``[quick]`` set"""
+    put_in: Sequence[tuple[str, str]]
+    """``quick`` or ``scaled``, and a recipe key that this table set"""
 
     def build(self, levels: Mapping[str, Level]) -> tuple[Arm, dict[str, Path]]:
         """One arm, and where each key stands that its factors and adjustments set.
@@ -71,7 +71,7 @@ class Builder:
                 self._set(raw, adjust.set, stands, dict(by_factors))  # a later one may change what an earlier one sets
                 moved |= dict.fromkeys(adjust.set, stands)
                 seeds = self.seeds if adjust.seeds is None else tuple(range(seeds[0], seeds[0] + adjust.seeds))
-        origin = Origin(raw, self.changes, moved, self.quick)
+        origin = Origin(raw, self.changes, moved, self.put_in)
         with self.place.named(origin):
             recipe = Recipe.model_validate(raw)
         return Arm(levels, recipe, seeds, partial(self.place.error_in_part, origin)), moved

@@ -114,11 +114,13 @@ class Tune(Part):
         return self
 
 
-class Quick(Part):
-    """What ``--quick`` changes: recipe keys, the number of seeds, levels of factors, and the tables for some arms."""
+class Version(Part):
+    """What ``--quick`` or ``--scaled`` changes: recipe keys, the number of seeds, levels, the tables for some arms."""
 
     seeds: Annotated[int, Field(ge=1)] | None = None
     factors: dict[str, Any] = {}
+    exclude: Annotated[tuple[dict[str, Any], ...], Listed] | None = None
+    """instead of the file's"""
     adjust: Annotated[tuple[Adjust, ...], Listed] | None = None
     """instead of the file's"""
     tune: dict[str, Any] | Literal[False] | None = None
@@ -138,7 +140,10 @@ class StudyFile(Part):
     tune: Tune | None = None
     claims: Annotated[tuple[Claim, ...], Listed] = ()
     references: Annotated[tuple[Reference, ...], Listed] = ()
-    quick: Quick = Quick()
+    quick: Version = Version()
+    """on data that come with allelse, in a minute"""
+    scaled: Version = Version()
+    """the study's own data, and what a machine without a GPU can do of it"""
 
 
 def packaged_studies() -> dict[str, str]:

@@ -2,8 +2,8 @@
 
 Everything a study says is checked here, before anything is trained: unknown keys, wrong types, impossible values, claims
 about arms that are not there. Each mistake is one ``StudyError`` line with file, line, key, the value given, what is allowed.
-What the file declares is held against its own levels, not those that ``[quick]`` or ``--set`` leave: a claim or an exclusion
-whose levels these take away is passed over.
+What the file declares is held against its own levels, not those that ``[quick]``, ``[scaled]`` or ``--set`` leave: a claim or
+an exclusion whose levels these take away is passed over.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from allelse.records import METRICS
 from allelse.study.arms import Arm, Builder, placed
 from allelse.study.changes import covers, merge, parse_change, put
 from allelse.study.factors import Factor, check_condition, check_conditions, combinations, read_factors, replaced_levels
-from allelse.study.file import Adjust, Quick, Reference, StudyFile, read
+from allelse.study.file import Adjust, Reference, StudyFile, Version, read
 from allelse.study.tuning import check_tuning, read_tune
 from allelse.study.whole import Study
 
@@ -34,12 +34,24 @@ MOST_NAMED = 6
 """excluded combinations that a note names one by one"""
 
 
-def load(name_or_path: str | Path, *, quick: bool = False, seeds: int | None = None, changes: Sequence[str] = ()) -> Study:
+VERSIONS = ("quick", "scaled")
+"""tables of the study file that make a smaller study of it"""
+
+
+def load(
+    name_or_path: str | Path,
+    *,
+    quick: bool = False,
+    scaled: bool = False,
+    seeds: int | None = None,
+    changes: Sequence[str] = (),
+) -> Study:
     """Read and check a study.
 
     Arguments:
         name_or_path: a packaged study's name, or a TOML file.
         quick: put in what the file's ``[quick]`` table changes.
+        scaled: put in what the file's ``[scaled]`` table changes.
         seeds: number of seeds of every arm instead of the file's.
         changes: ``key=value`` as with ``--set``: a recipe key, a factor whose levels it replaces, or a key of ``[tune]``.
 
@@ -52,20 +64,20 @@ def load(name_or_path: str | Path, *, quick: bool = False, seeds: int | None = N
     except (ValueError, RecursionError) as error:  # besides TOMLDecodeError: numbers of thousands of digits, deep nesting
         raise StudyError(f"{source}: not valid TOML: {one_line(error)}; mend the file there") from None
     place = Place(source, text, raw)
-    if quick and "quick" not in raw:
-        raise StudyError(f"{source}: has no [quick] table, so --quick has nothing to change; add one or leave --quick out")
-    if quick_table := raw.get("quick"):
-        raw["quick"] = _quick_table(quick_table)
+    version = _asked_version(source, raw, quick, scaled)
+    for name in VERSIONS:
+        if name in raw:
+            raw[name] = _version_table(raw[name])
     with place.named():
         file = StudyFile.model_validate(raw)
     own_factors = read_factors(file.factors, place)
     _check_declared(file, own_factors, place)
 
-    put_in = file.quick if quick else Quick()
-    factors = _with_quick(own_factors, put_in, place)
+    put_in = getattr(file, version) if version else Version()
+    factors = _with_levels_of(version, own_factors, put_in, place)
     recipe = copy.deepcopy(file.recipe)
     for key, value in put_in.recipe.items():
-        with placed(place, ("quick", key)):
+        with placed(place, (version, key)):
             merge(recipe, {key: value})
     for change in changes:
         key, value = parse_change(change)
@@ -80,36 +92,39 @@ def load(name_or_path: str | Path, *, quick: bool = False, seeds: int | None = N
     all_seeds = tuple(range(file.study.first_seed, file.study.first_seed + count))
 
     combined = combinations(factors)
-    excluded = [levels for levels in combined if _is_excluded(file, levels)]
-    adjust = _adjust(file, put_in, keep_seeds=seeds is None)
-    build = Builder(recipe, factors, adjust, all_seeds, place, changes, list(put_in.recipe)).build
-    built = [build(levels) for levels in combined if not _is_excluded(file, levels)]
+    exclude = file.exclude if put_in.exclude is None else put_in.exclude
+    excluded = [levels for levels in combined if _is_excluded(exclude, levels)]
+    adjust = _adjust(file, version, put_in, keep_seeds=seeds is None)
+    build = Builder(recipe, factors, adjust, all_seeds, place, changes, [(version, key) for key in put_in.recipe]).build
+    built = [build(levels) for levels in combined if not _is_excluded(exclude, levels)]
     if not built:
-        raise StudyError(f"{source}: exclude: no arm is left; leave out --quick or the --set that takes the others away")
+        option = f"--{version}" if version else "the exclusion"
+        raise StudyError(f"{source}: exclude: no arm is left; leave out {option} or the --set that takes the others away")
     arms = tuple(arm for arm, _ in built)
     if any(arm.recipe.own_parts() for arm in arms):
         own.search(Path(name_or_path).expanduser().parent)
     _check_take_effect(changes, factors, [moved for _, moved in built])
     study = Study(
-        name=file.study.name + ("-quick" if quick else ""),
+        name="-".join(filter(None, (file.study.name, version))),
         question=file.study.question,
         seeds=all_seeds,
         alpha=file.study.alpha,
         factors=_levels_there(factors, arms),
         arms=arms,
         excluded=tuple(excluded),
-        tune=read_tune(file, put_in, changes, source),
+        tune=read_tune(file, version, put_in, changes, source),
         claims=file.claims,
         references=file.references,
         notes=(*_conditions(factors, arms), *_exclusions(excluded, len(combined)), *_adjustments(adjust, arms)),
         quick=quick,
-        command=_command(name_or_path, quick, seeds, changes),
+        scaled=scaled,
+        command=_command(name_or_path, version, seeds, changes),
     )
     return check_tuning(study, [moved for _, moved in built], changes, place)
 
 
-def _command(name_or_path: str | Path, quick: bool, seeds: int | None, changes: Sequence[str]) -> str:
-    options = ["--quick"] if quick else []
+def _command(name_or_path: str | Path, version: str, seeds: int | None, changes: Sequence[str]) -> str:
+    options = [f"--{version}"] if version else []
     options += ["--seeds", str(seeds)] if seeds is not None else []
     options += [word for change in changes for word in ("--set", change)]
     return shlex.join(["allelse", "run", str(name_or_path), *options])
@@ -126,7 +141,7 @@ def _check_declared(file: StudyFile, factors: Mapping[str, Factor], place: Place
         check_condition(condition, factors, ("exclude", number), place)
         if not any(matches(condition, levels) for levels in combined):
             raise place.error(("exclude", number), f"no arm has {condition_text(condition)}, so this excludes nothing")
-    left = [levels for levels in combined if not _is_excluded(file, levels)]
+    left = [levels for levels in combined if not _is_excluded(file.exclude, levels)]
     if not left:
         raise place.error(("exclude", 0), "every combination of levels is excluded; leave at least one")
     for number, adjust in enumerate(file.adjust):
@@ -171,35 +186,50 @@ def _check_references(references: Sequence[Reference], design: Design, place: Pl
             raise place.error(("references", number), f"{reference.source!r}: {design.why_none(reference.arm, {})}")
 
 
-# ── what --quick and --set change ───────────────────────────────────────────────────────────────────────────────────
+# ── what --quick, --scaled and --set change ───────────────────────────────────────────────────────────────────────────────────
 
 
-def _quick_table(raw: Any) -> Any:
-    """``[quick]`` holds recipe keys beside those of its own; sort them apart."""
+def _asked_version(source: str, raw: Mapping[str, Any], quick: bool, scaled: bool) -> str:
+    """The name of the table to put in; empty for the study as it stands."""
+    asked = [name for name, wanted in zip(VERSIONS, (quick, scaled)) if wanted]
+    if len(asked) > 1:
+        raise StudyError(f"{source}: --quick and --scaled are two versions of a study; give one of them")
+    for name in asked:
+        if name not in raw:
+            raise StudyError(
+                f"{source}: has no [{name}] table, so --{name} has nothing to change; add one or leave --{name} out"
+            )
+    return "".join(asked)
+
+
+def _version_table(raw: Any) -> Any:
+    """``[quick]`` and ``[scaled]`` hold recipe keys beside those of their own; sort them apart."""
     if not isinstance(raw, dict):
         return raw
-    own = {key: raw[key] for key in Quick.model_fields if key in raw and key != "recipe"}
+    own = {key: raw[key] for key in Version.model_fields if key in raw and key != "recipe"}
     return {**own, "recipe": {key: value for key, value in raw.items() if key not in own}}
 
 
-def _with_quick(own: Mapping[str, Factor], quick: Quick, place: Place) -> dict[str, Factor]:
-    """The factors with the levels of ``[quick.factors]``; a factor that only some arms have stays one."""
+def _with_levels_of(version: str, own: Mapping[str, Factor], put_in: Version, place: Place) -> dict[str, Factor]:
+    """The factors with the levels of ``[quick.factors]``, say; a factor that only some arms have stays one."""
     factors = dict(own)
-    for name, factor in read_factors(quick.factors, place, under="quick.factors").items():
+    for name, factor in read_factors(put_in.factors, place, under=f"{version}.factors").items():
         check_condition(factor.when, factors, (*factor.stands, "when"), place)
         factors[name] = factor if factor.when or name not in own else replace(factor, when=own[name].when)
-    for number, adjust in enumerate(quick.adjust or ()):
-        check_condition(adjust.where, factors, ("quick", "adjust", number, "where"), place)
+    for number, adjust in enumerate(put_in.adjust or ()):
+        check_condition(adjust.where, factors, (version, "adjust", number, "where"), place)
+    for number, condition in enumerate(put_in.exclude or ()):
+        check_condition(condition, factors, (version, "exclude", number), place)
     return factors
 
 
-def _adjust(file: StudyFile, quick: Quick, *, keep_seeds: bool) -> list[tuple[Stands, Adjust]]:
-    """The adjustments that hold; a number of seeds for all arms, from ``--seeds`` or ``[quick]``, goes before their own."""
-    if quick.adjust is not None:
-        found: list[tuple[Stands, Adjust]] = [(("quick", "adjust", number), each) for number, each in enumerate(quick.adjust)]
+def _adjust(file: StudyFile, version: str, put_in: Version, *, keep_seeds: bool) -> list[tuple[Stands, Adjust]]:
+    """The adjustments that hold; a number of seeds for all arms, from ``--seeds`` or the version, goes before their own."""
+    if put_in.adjust is not None:
+        found: list[tuple[Stands, Adjust]] = [((version, "adjust", number), each) for number, each in enumerate(put_in.adjust)]
     else:
         found = [(("adjust", number), each) for number, each in enumerate(file.adjust)]
-        keep_seeds = keep_seeds and quick.seeds is None
+        keep_seeds = keep_seeds and put_in.seeds is None
     return found if keep_seeds else [(stands, each.model_copy(update={"seeds": None})) for stands, each in found]
 
 
@@ -219,8 +249,8 @@ def _check_take_effect(changes: Sequence[str], factors: Mapping[str, Factor], mo
 # ── which arms there are ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _is_excluded(file: StudyFile, levels: Mapping[str, Level]) -> bool:
-    return any(matches(condition, levels) for condition in file.exclude)
+def _is_excluded(exclude: Sequence[Mapping[str, Any]], levels: Mapping[str, Level]) -> bool:
+    return any(matches(condition, levels) for condition in exclude)
 
 
 def _levels_there(factors: Mapping[str, Factor], arms: Sequence[Arm]) -> dict[str, tuple[Level, ...]]:

@@ -13,7 +13,7 @@ from allelse.messages import Origin, Path, Place
 from allelse.recipe import Part, Recipe
 from allelse.study.arms import Arm
 from allelse.study.changes import covers, parse_change, put
-from allelse.study.file import Quick, StudyFile, Tune
+from allelse.study.file import StudyFile, Tune, Version
 from allelse.study.whole import Study
 from allelse.tuning import Tuning
 
@@ -65,17 +65,17 @@ class _Table(Part):
     tune: Tune
 
 
-def read_tune(file: StudyFile, quick: Quick, changes: Sequence[str], source: str) -> Tune | None:
-    """The ``[tune]`` table with what ``[quick]`` and ``--set`` change in it; None where nothing is tuned.
+def read_tune(file: StudyFile, version: str, put_in: Version, changes: Sequence[str], source: str) -> Tune | None:
+    """The ``[tune]`` table with what its version and ``--set`` change in it; None where nothing is tuned.
 
     Raises:
         StudyError: a change does not fit.
     """
     tune = file.tune
-    if quick.tune is False:
+    if put_in.tune is False:
         tune = None
-    elif quick.tune:
-        tune = _changed_table(tune, quick.tune, f"{source}: quick")
+    elif put_in.tune:
+        tune = _changed_table(tune, put_in.tune, f"{source}: {version}")
     for change in changes:
         key, value = parse_change(change)
         if key == "tune":
@@ -99,7 +99,7 @@ def check_tuning(study: Study, moved: Sequence[Mapping[str, Path]], changes: Seq
     """The study with ``per`` filled in: all factors where the table names none.
 
     Arguments:
-        study: as the file, ``[quick]`` and the command line make it.
+        study: as the file, its version and the command line make it.
         moved: for each arm, where the keys stand that its factors and adjustments set.
         changes: ``key=value`` texts from the command line.
         place: the study file.

@@ -36,6 +36,8 @@ class Study:
     """what makes the arms more than a crossing of factors, one line each for people"""
     quick: bool
     """whether ``[quick]`` was put in: its figures are no figures of the full study"""
+    scaled: bool
+    """whether ``[scaled]`` was put in: the study's own data and question, trained for less"""
     command: str
     """what runs it again, without the output folder"""
 
@@ -65,6 +67,8 @@ class Study:
             "quick": self.quick,
             "command": self.command,
         }
+        if self.scaled:
+            plain["scaled"] = True
         if self.tune:
             plain["tune"] = self.tune.model_dump(mode="json")
         if self.excluded:
