@@ -3,9 +3,10 @@
     python -m benchmarks.gpu [--device cuda] [--out FOLDER] [--seconds 520] [--only STAGE]
 
 Stages, in this order: ``ways`` (is each way exact, how large is its rounding, how fast is it), ``speed`` (allelse beside
-everyone else), then the four founding studies as they are in their files, with all their seeds. Bring CIFAR-10 and CIFAR-100
-before (``allelse data import``). FOLDER holds everything: figures, pages, and a folder with the results of each study; give
-the same one again, or a copy of it on another machine of the same kind.
+everyone else), the recipes among which validation chooses, then the four founding studies as they are in their files, with all
+their seeds. Bring CIFAR-10 and CIFAR-100 before (``allelse data import``). FOLDER holds everything: figures, pages, and the
+results of each study; give the same one again, or a copy of it on another machine of the same kind. What is finished is
+published with ``python -m benchmarks.publish FOLDER/STUDY …``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
+RECIPES = ("recipe-cifar10", "recipe-cifar100")
 STUDIES = ("conv-activation-norm-position", "sigmoid-vs-relu", "batchnorm-vs-groupnorm", "batchnorm-vs-groupnorm-many-epochs")
+STAGES = ("ways", "speed", *RECIPES, *STUDIES)
 SHARE = {"ways": 0.45, "speed": 0.9}
 """how much of what is left a stage may take, so that a call shows something of every stage; a study takes all it needs"""
 
@@ -27,6 +30,9 @@ def command(stage: str, device: str, out: Path, seconds: float) -> list[str]:
     """What runs a stage for at most so many seconds."""
     if stage in STUDIES:
         return [sys.executable, "-m", "allelse", "run", stage, "--device", device, "--out", str(out / stage)]
+    if stage in RECIPES:
+        file = HERE.parent / "results" / "recipes" / f"{stage.removeprefix('recipe-')}.toml"
+        return [sys.executable, "-m", "allelse", "run", str(file), "--device", device, "--out", str(out / stage)]
     return [sys.executable, "-m", f"benchmarks.{stage}", "--device", device, "--out", str(out), "--seconds", f"{seconds:.0f}"]
 
 
@@ -46,12 +52,12 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--out", type=Path, default=HERE)
     parser.add_argument("--seconds", type=float, default=520)
-    parser.add_argument("--only", choices=["ways", "speed", *STUDIES])
+    parser.add_argument("--only", choices=STAGES)
     asked = parser.parse_args()
     asked.out = asked.out.resolve()
     asked.out.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + asked.seconds
-    for stage in [asked.only] if asked.only else ["ways", "speed", *STUDIES]:
+    for stage in [asked.only] if asked.only else STAGES:
         left = end - time.monotonic() - 30
         if left > 20:
             run(stage, asked.device, asked.out, left * (1 if asked.only else SHARE.get(stage, 1)))
