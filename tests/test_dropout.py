@@ -124,10 +124,11 @@ def test_evaluation_is_without_dropout_and_leaves_the_masks_to_come_as_they_were
     for statistics in ("running", "batch"):
         ours, expected = (evaluate(one, feed, index, torch.float64, statistics) for one in (network, plain))
         assert torch.equal(ours.loss, expected.loss)
-    scatter = [scatter_of_batch_means(one, feed, index, 3, 3, torch.float64) for one in (network, plain)]
+    images = [x for x, _ in feed.evaluation_batches(index, network.replicas, torch.float64, 3)]
+    scatter = [scatter_of_batch_means(one, images) for one in (network, plain)]
     assert all(torch.equal(ours, expected) for ours, expected in zip(*scatter, strict=True))
     for one in (network, plain):
-        recalibrate(one, feed, index, torch.float64)
+        recalibrate(one, [torch.cat(images)])
     assert torch.equal(network.blocks[1].norm.running_var, plain.blocks[1].norm.running_var)
     counts = {name: values.tolist() for name, values in network.state_dict().items() if name.endswith("step")}
     assert counts == {f"{name}.step": [6, 6, 6] for name in ("blocks.0.drop", "blocks.1.drop", "hidden.0.drop")}

@@ -16,6 +16,7 @@ from engine_support import (
     trained,
 )
 
+from allelse.engine.draws import draw_epoch
 from allelse.engine.evaluate import batch_norms, evaluate, evaluate_three_ways, recalibrate
 
 MODELS = {
@@ -33,7 +34,9 @@ def dataset():
 @pytest.fixture(scope="module", params=MODELS)
 def training(request, dataset):
     values = tiny_recipe(model=MODELS[request.param], train_per_class=335, batch_size=300, epochs=3)
-    return trained(pack_of(values), dataset)
+    training = trained(pack_of(values), dataset)
+    training.dataset = dataset
+    return training
 
 
 def plain_of(training, replica: int) -> torch.nn.Module:
@@ -44,6 +47,12 @@ def batches_of(feed, index, replica: int):
     """The replica's own images of each evaluation batch."""
     for x, labels in feed.evaluation_batches(index, len(SEEDS), torch.float64):
         yield x.unflatten(1, (len(SEEDS), -1))[:, replica], labels[replica]
+
+
+def seen(training, replica: int) -> list[torch.Tensor]:
+    """The replica's own training images in the batches that statistics are recalibrated over."""
+    order = training.train_index[:, replica]
+    return list(slow_batch(training.dataset.train_images, order).tensor_split(-(-len(order) // 500)))
 
 
 def score(logits, labels) -> tuple[float, float]:
@@ -66,14 +75,14 @@ def test_running_statistics_score_as_a_plain_network_in_eval_mode(training, data
 def test_recalibrated_statistics_are_those_of_update_bn(training):
     before = {name: values.clone() for name, values in training.network.state_dict().items()}
     momenta = [norm.momentum for norm in batch_norms(training.network)]
-    recalibrate(training.network, training.train_feed, training.train_index, torch.float64)
+    recalibrate(training.network, training.training_images())
     after = {name: values.clone() for name, values in training.network.state_dict().items()}
     training.network.load_state_dict(before)
     assert [norm.momentum for norm in batch_norms(training.network)] == momenta
-    assert len(list(batches_of(training.train_feed, training.train_index, 0))) > 2
+    assert len(list(seen(training, 0))) > 2
     for replica in range(len(SEEDS)):
         plain = plain_of(training, replica)
-        torch.optim.swa_utils.update_bn([x for x, _ in batches_of(training.train_feed, training.train_index, replica)], plain)
+        torch.optim.swa_utils.update_bn(seen(training, replica), plain)
         statistics = {name: values for name, values in plain.named_buffers() if "running" in name}
         assert len(statistics) == 4
         for name, values in statistics.items():
@@ -82,7 +91,7 @@ def test_recalibrated_statistics_are_those_of_update_bn(training):
 
 
 def test_the_three_ways_are_running_recalibrated_and_batch_statistics(training):
-    train, test = (training.train_feed, training.train_index), (training.test_feed, training.test_index)
+    train, test = training.training_images(), (training.test_feed, training.test_index)
     before = {name: values.clone() for name, values in training.network.state_dict().items()}
     answer = evaluate_three_ways(training.network, train, test, torch.float64, evaluate(training.network, *test, torch.float64))
     scores = answer[0] if isinstance(answer, tuple) else answer
@@ -96,7 +105,7 @@ def test_the_three_ways_are_running_recalibrated_and_batch_statistics(training):
         check(scores["running"], replica, plain(x), labels)
         check(scores["batch"], replica, plain.train()(x), labels)
         plain = plain_of(training, replica)
-        torch.optim.swa_utils.update_bn([x for x, _ in batches_of(*train, replica)], plain)
+        torch.optim.swa_utils.update_bn(seen(training, replica), plain)
         check(scores["recalibrated"], replica, plain.eval()(x), labels)
     losses = [scores[way].loss for way in ("running", "recalibrated", "batch")]
     assert not torch.allclose(losses[0], losses[1])
@@ -129,3 +138,16 @@ def test_single_pixels_are_evaluated_whatever_the_number_of_images(count):
     values = tiny_recipe(model=MODELS["mlp"], batch_size=300, epochs=1)
     training = trained(pack_of(values), toy_dataset(train=count, test=count, side=2))
     assert all(result.status == "done" for result in training.results())
+
+
+def test_statistics_are_recalibrated_over_images_augmented_as_in_training():
+    dataset = toy_dataset(train=60)
+    augment = ["flip", {"name": "crop", "padding": 2}, {"name": "cutout", "size": 3}]
+    training = trained(pack_of(tiny_recipe(augment=augment, batch_size=20, epochs=2)), dataset)
+    [x] = training.training_images()
+    for replica, (seed, subset) in enumerate(zip(SEEDS, training.subsets, strict=True)):
+        order = training.train_index[:, replica]
+        draws = draw_epoch(seed, 2, subset, 60, dataset.train_images.shape[1:3], training.recipe)  # epochs 0 and 1 were trained
+        expected = slow_batch(dataset.train_images, order, draws, padding=2, cutout=3)
+        torch.testing.assert_close(x.unflatten(1, (len(SEEDS), -1))[:, replica], expected)
+        assert sorted(order) == sorted(subset)

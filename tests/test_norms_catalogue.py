@@ -190,7 +190,7 @@ def training(request):
 def test_norms_over_batches_are_evaluated_three_ways_and_left_as_they_were(training):
     network = training.network
     before = {name: values.clone() for name, values in network.state_dict().items()}
-    train, test = (training.train_feed, training.train_index), (training.test_feed, training.test_index)
+    train, test = list(training.training_images()), (training.test_feed, training.test_index)
     last = evaluate(network, *test, torch.float64)
     scores, _ = evaluate_three_ways(network, train, test, torch.float64, last)
     for name, values in network.state_dict().items():
@@ -208,7 +208,7 @@ def test_norms_over_batches_are_evaluated_three_ways_and_left_as_they_were(train
         expected = {"batch": plain.train()(x)}
         plain = load_replica(plain_network(batch), network, replica)
         expected["running"] = plain.eval()(x)
-        torch.optim.swa_utils.update_bn([x for x, _ in seen(train)], plain)
+        torch.optim.swa_utils.update_bn([x.unflatten(1, (len(SEEDS), -1))[:, replica] for x in train], plain)
         expected["recalibrated"] = plain.eval()(x)
         assert set(scores) == set(expected)
         for way, logits in expected.items():
@@ -217,8 +217,8 @@ def test_norms_over_batches_are_evaluated_three_ways_and_left_as_they_were(train
 
 def test_the_scatter_of_means_is_that_of_ghost_batches(training):
     size = 10 if training.recipe.model.norm.name == "ghost" else 100
-    scatter = scatter_of_batch_means(training.network, training.train_feed, training.train_index, 100, 4, torch.float64)
-    index = training.train_index[:400]
+    scatter = scatter_of_batch_means(training.network, training.training_images(100, 4))
+    index = torch.from_numpy(training.train_index[:400])
     x, _ = training.train_feed.gather(index, torch.float64)
     with torch.no_grad():
         x = training.network.blocks[0].conv(x)

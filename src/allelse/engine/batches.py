@@ -121,14 +121,16 @@ class TrainingBatches:
         orders = [draw.order[: steps * self.batch_size] for draw in draws]
         columns = [self._column(draw, order) for draw, order in zip(draws, orders, strict=True)]
         for name in columns[0]:
-            drawn = torch.from_numpy(np.stack([column[name] for column in columns], axis=1))
-            drawn = drawn.unflatten(0, (steps, self.batch_size))
-            if drawn.is_floating_point():
-                drawn = drawn.to(self.feed.mean.dtype)
+            drawn = self._stacked(columns, name).unflatten(0, (steps, self.batch_size))
             if name in self.drawn:
                 self.drawn[name].copy_(drawn)
             else:
                 self.drawn[name] = drawn.to(self.feed.labels.device)
+
+    def _stacked(self, columns: Sequence[Mapping[str, np.ndarray]], name: str) -> Tensor:
+        """What was drawn of one name for all replicas: [images, R, ...]."""
+        drawn = torch.from_numpy(np.stack([column[name] for column in columns], axis=1))
+        return drawn.to(self.feed.mean.dtype) if drawn.is_floating_point() else drawn
 
     def _column(self, draw: Draws, order: np.ndarray) -> dict[str, np.ndarray]:
         """What one replica's images in this order look like, by name, each an array with an entry an image."""
@@ -155,10 +157,22 @@ class TrainingBatches:
 
     def at(self, place: int | Tensor, replicas: slice = slice(None)) -> tuple[Tensor, Targets]:
         """The batch at this place of the epoch: images [B, R·C, H, W] and targets. A tensor [1] stays on its device."""
-        drawn = {
-            name: (values[place] if isinstance(place, int) else values.index_select(0, place)[0])[:, replicas]
-            for name, values in self.drawn.items()
-        }
+        return self._batch(
+            {
+                name: (values[place] if isinstance(place, int) else values.index_select(0, place)[0])[:, replicas]
+                for name, values in self.drawn.items()
+            }
+        )
+
+    def once(self, draws: Sequence[Draws], index_nR: np.ndarray, batch_size: int = EVALUATION_BATCH) -> Iterator[Tensor]:
+        """The images at ``index_nR`` [n, R] once, in that order, as an epoch with these draws shows them: [B, R·C, H, W]."""
+        batches = -(-len(index_nR) // batch_size)  # of even size, as in ``evaluation_batches``
+        for index_BR in np.array_split(index_nR, max(batches, 1)):
+            columns = [self._column(draw, index_B) for draw, index_B in zip(draws, index_BR.T, strict=True)]
+            x, _ = self._batch({name: self._stacked(columns, name).to(self.feed.labels.device) for name in columns[0]})
+            yield x
+
+    def _batch(self, drawn: Mapping[str, Tensor]) -> tuple[Tensor, Targets]:
         x_BHWRC, labels = self._look(drawn), self.feed.labels[drawn["index"]].T
         if "share" not in drawn:
             return as_input(x_BHWRC, self.dtype), Targets(labels)

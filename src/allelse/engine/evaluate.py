@@ -1,13 +1,13 @@
 """Evaluation of R replicas, with normalisation three ways: a network and a split in, loss and accuracy of each replica out.
 
 BatchNorm can be evaluated with its running statistics (the usual way), with statistics recalibrated over the training
-split, or with the statistics of each test batch. Where the three differ, a low accuracy says something about the running
-statistics, not about what the network has learned.
+split as training shows it, or with the statistics of each test batch. Where the three differ, a low accuracy says something
+about the running statistics, not about what the network has learned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -59,17 +59,19 @@ def evaluate(
 
 
 @torch.no_grad()
-def recalibrate(network: Network, feed: ImageFeed, index_nR: Tensor, dtype: torch.dtype) -> None:
-    """Replace all running statistics by the plain average of batch statistics over the images at ``index_nR``.
+def recalibrate(network: Network, images: Iterable[Tensor]) -> None:
+    """Replace all running statistics by the plain average of batch statistics over ``images``, each [B, R·C, H, W].
 
-    The rule is that of ``torch.optim.swa_utils.update_bn``, with large fixed batches, no augmentation and no dropout: dropout
-    changes the variance that a later norm meets (Li et al. 2019, arXiv:1801.05134), and the network is evaluated without it.
+    The rule is that of ``torch.optim.swa_utils.update_bn`` (Wu and Johnson 2021, arXiv:2105.07576: "precise" statistics). Give
+    it large batches, augmented as in training: else the augmentation would set them apart from the running statistics, where
+    only a lag should. There is no dropout: it changes the variance that a later norm meets (Li et al. 2019, arXiv:1801.05134),
+    and the network is evaluated without it.
     """
     network.eval()
     norms = batch_norms(network)
     momenta = [norm.momentum for norm in norms]
     set_statistics(network, "recalibrate")
-    for number, (x, _) in enumerate(feed.evaluation_batches(index_nR, network.replicas, dtype), start=1):
+    for number, x in enumerate(images, start=1):
         for norm in norms:
             norm.momentum = 1.0 / number  # the first batch overwrites, each later one joins the average
         network(x)
@@ -89,10 +91,10 @@ def moments(network: Network) -> Moments:
 
 
 @contextmanager
-def recalibrated(network: Network, train: tuple[ImageFeed, Tensor], dtype: torch.dtype) -> Iterator[Moments]:
-    """Inside this block the running statistics are ones recalibrated over ``train``, of which it is given a copy."""
+def recalibrated(network: Network, images: Iterable[Tensor]) -> Iterator[Moments]:
+    """Inside this block the running statistics are ones recalibrated over ``images``, of which it is given a copy."""
     kept = moments(network)
-    recalibrate(network, *train, dtype)
+    recalibrate(network, images)
     yield moments(network)
     for norm, (mean, var) in zip(batch_norms(network), kept, strict=True):
         norm.running_mean.copy_(mean)
@@ -106,7 +108,7 @@ def asks_for_recalibration(network: Network) -> bool:
 
 def evaluate_three_ways(
     network: Network,
-    train: tuple[ImageFeed, Tensor],
+    train: Iterable[Tensor],
     test: tuple[ImageFeed, Tensor],
     dtype: torch.dtype,
     last: Score,
@@ -117,7 +119,7 @@ def evaluate_three_ways(
 
     Arguments:
         network: trained.
-        train: what the statistics are recalibrated over.
+        train: what the statistics are recalibrated over, in batches [B, R·C, H, W].
         test: what is scored.
         dtype: what the network computes in.
         last: its score on ``test`` at the end of the last epoch, with the statistics that the recipe asks for.
@@ -128,17 +130,15 @@ def evaluate_three_ways(
     if not batch_norms(network):
         return {"running": last, "recalibrated": last, "batch": last}, []
     scores = {"running": evaluate(network, *test, dtype) if asks_for_recalibration(network) else last}
-    with recalibrated(network, train, dtype) as population:
+    with recalibrated(network, train) as population:
         scores["recalibrated"] = evaluate(network, *test, dtype)
     scores["batch"] = evaluate(network, *test, dtype, statistics="batch")
     return scores, population
 
 
 @torch.no_grad()
-def scatter_of_batch_means(
-    network: Network, feed: ImageFeed, index_nR: Tensor, batch_size: int, batches: int, dtype: torch.dtype
-) -> list[Tensor]:
-    """Standard deviation, over training batches without augmentation, of the mean that each BatchNorm sees: [R, C] of each.
+def scatter_of_batch_means(network: Network, images: Iterable[Tensor]) -> list[Tensor]:
+    """Standard deviation, over training batches [B, R·C, H, W], of the mean that each BatchNorm sees: [R, C] of each.
 
     A ghost batch counts as a batch.
     """
@@ -156,7 +156,7 @@ def scatter_of_batch_means(
     hooks = [norm.register_forward_pre_hook(collector(norm, found)) for norm, found in norms_and_means]
     network.eval()
     set_statistics(network, "batch")
-    for x, _ in feed.evaluation_batches(index_nR[: batches * batch_size], network.replicas, dtype, batch_size):
+    for x in images:
         network(x)
     set_statistics(network, "update")
     network.train()

@@ -7,7 +7,7 @@ import math
 import platform
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ import allelse
 from allelse import data, recipe
 from allelse.blocks import Conv2d, Linear
 from allelse.engine.averaging import Averaged
-from allelse.engine.batches import TrainingBatches, feed_of
+from allelse.engine.batches import EVALUATION_BATCH, TrainingBatches, feed_of
 from allelse.engine.checkpoint import load_checkpoint, save_checkpoint
 from allelse.engine.commit import commit
 from allelse.engine.device import compute_dtype, describe_device
@@ -131,9 +131,9 @@ class Training:
         padding = crop.padding if crop else 0
         self.train_feed = feed_of(dataset, "train", padding, weights_dtype, device)
         self.test_feed = feed_of(dataset, "test", 0, weights_dtype, device)
-        self.train_index = self._shuffled(np.stack(self.subsets, axis=1))
-        self.test_index = self._shuffled(np.arange(len(dataset.test_labels))[:, None])
-        self.validation_index = self._shuffled(splits[0][1][:, None])
+        self.train_index = _shuffled(np.stack(self.subsets, axis=1))
+        self.test_index = torch.from_numpy(_shuffled(np.arange(len(dataset.test_labels))[:, None])).to(device)
+        self.validation_index = torch.from_numpy(_shuffled(splits[0][1][:, None])).to(device)
 
         parts = [each.optimizer for each in recipes]
         if pack.way.graph and not can_be_recorded(parts[0]):
@@ -152,11 +152,12 @@ class Training:
             averages = build(len(pack.runs)).to(device, weights_dtype)
             compute_by(averages, pack.way)
             self.averaged = Averaged(self.network, averages, self.recipe.averaging)
+        self.batches = TrainingBatches(self.train_feed, self.recipe.batch_size, self.dtype, cutout.size if cutout else 0)
         self.steps = Steps(
             self.network,
             rows if branches else [],
             self.optimizers,
-            TrainingBatches(self.train_feed, self.recipe.batch_size, self.dtype, cutout.size if cutout else 0),
+            self.batches,
             self.rates,
             self.recipe.label_smoothing,
             pack.way.graph,
@@ -183,10 +184,6 @@ class Training:
                 shape += f" by {rule}"
             for fingerprint, values in zip(self.fingerprints, parameter.detach().cpu().numpy(), strict=True):
                 fingerprint[f"init {full_name} {shape}"] = hashlib.sha256(values.tobytes()).hexdigest()[:16]
-
-    def _shuffled(self, index_nR: np.ndarray) -> Tensor:
-        # Splits may be stored sorted by class; batches of one class would make the batch statistics meaningless.
-        return torch.from_numpy(index_nR[stream(0, "evaluate").permutation(len(index_nR))]).to(self.device)
 
     def _lr(self, optimizer: recipe.Optimizer) -> float:
         return optimizer.scaled_lr(self.recipe.batch_size)
@@ -247,7 +244,7 @@ class Training:
                 scores["{}_raw"] = self.score_test(self._score_test)
             averaged.end_epoch(self.epoch)
             if averaged.needs_recalibration:
-                recalibrate(self.evaluated, self.train_feed, self.train_index, self.dtype)
+                recalibrate(self.evaluated, self.training_images())
         with self._asked_statistics(self.evaluated):
             test = (self.test_feed, self.test_index, self.dtype)
             scores["test_{}"] = evaluate(self.evaluated, *test) if averaged else self.score_test(self._score_test)
@@ -256,8 +253,12 @@ class Training:
         return scores
 
     def _asked_statistics(self, network: Network) -> AbstractContextManager[object]:
-        train = (self.train_feed, self.train_index)
-        return recalibrated(network, train, self.dtype) if asks_for_recalibration(network) else nullcontext()
+        return recalibrated(network, self.training_images()) if asks_for_recalibration(network) else nullcontext()
+
+    def training_images(self, batch_size: int = EVALUATION_BATCH, batches: int | None = None) -> Iterator[Tensor]:
+        """Every replica's subset as the next epoch would show it, in large batches: what statistics are recalibrated over."""
+        index_nR = self.train_index if batches is None else self.train_index[: batches * batch_size]
+        return self.batches.once(self.draws or self.draw(self.epoch), index_nR, batch_size)
 
     def _score_test(self) -> Score:
         return evaluate(self.network, self.test_feed, self.test_index, self.dtype)
@@ -290,10 +291,12 @@ class Training:
     def results(self) -> list[RunResult]:
         """The final scores, three ways, of every run."""
         begun = time.perf_counter()
-        train, test = (self.train_feed, self.train_index), (self.test_feed, self.test_index)
-        scores, population = evaluate_three_ways(self.evaluated, train, test, self.dtype, self._last_test_score())
+        test = (self.test_feed, self.test_index)
+        scores, population = evaluate_three_ways(
+            self.evaluated, self.training_images(), test, self.dtype, self._last_test_score()
+        )
         place = {"step": len(self.rates), "epoch": self.epoch}
-        noise = scatter_of_batch_means(self.evaluated, *train, self.recipe.batch_size, BATCHES_FOR_NOISE, self.dtype)
+        noise = scatter_of_batch_means(self.evaluated, self.training_images(self.recipe.batch_size, BATCHES_FOR_NOISE))
         self.probe.add_statistics(place, moments(self.evaluated), population, noise)
         self.seconds["evaluate"] += time.perf_counter() - begun
         images = min(self.epoch * self.steps_per_epoch, self.updates) * self.recipe.batch_size
@@ -384,3 +387,8 @@ class Training:
             self.history = position["history"]
             self.probe.rows = position["probes"]
             self.fingerprints = position["fingerprints"]
+
+
+def _shuffled(index_nR: np.ndarray) -> np.ndarray:
+    # Splits may be stored sorted by class; batches of one class would make the batch statistics meaningless.
+    return index_nR[stream(0, "evaluate").permutation(len(index_nR))]
