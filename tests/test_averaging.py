@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from allelse import recipe
 from allelse.engine import loop, train_pack
 from allelse.engine.averaging import Averaged
+from allelse.engine.draws import draw_epoch
 from allelse.models import build_network
 from allelse.records import METRICS
 
@@ -60,7 +62,9 @@ def torchs_average(values: recipe.Recipe, dataset, plain, seed: int) -> Averaged
         if averaging.name == "swa" and epoch >= averaging.start_epoch:
             averaged.update_parameters(plain)
     if averaging.name == "swa":
-        update_bn([slow_batch(dataset.train_images, range(len(dataset.train_images)))], averaged)
+        everything = np.arange(len(dataset.train_images))  # augmented as the next epoch would show it
+        draws = draw_epoch(seed, values.epochs, everything, len(everything), dataset.train_images.shape[1:3], values)
+        update_bn([slow_batch(dataset.train_images, everything, draws)], averaged)
     return averaged.eval()
 
 

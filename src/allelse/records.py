@@ -19,7 +19,7 @@ METRICS: dict[str, str] = {
     "accuracy_median_last_five": "percent of the test split, median of the last five epochs (of all where there are fewer)",
     "accuracy_raw": "percent of the test split, last epoch, of the trained weights, where an average of them is evaluated",
     "accuracy_running": "percent, BatchNorm evaluated with its running statistics",
-    "accuracy_recalibrated": "percent, BatchNorm evaluated with statistics recalibrated over the training split, augmented as in training",
+    "accuracy_recalibrated": "percent, BatchNorm evaluated with statistics recalibrated over the augmented training split",
     "accuracy_batch": "percent, BatchNorm evaluated with the statistics of each test batch",
     "statistics_gap": "percentage points, accuracy_recalibrated − accuracy_running",
     "loss_raw": "nats a test image, last epoch, of the trained weights, where an average of them is evaluated",
