@@ -51,7 +51,8 @@ def describe_device(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     if device.type == "mps":
         return f"Apple {platform.machine()} (mps)"
-    return f"{_cpu_name()} ({torch.get_num_threads()} threads)"
+    threads = torch.get_num_threads()
+    return f"{_cpu_name()} ({threads} thread{'' if threads == 1 else 's'})"
 
 
 def _cpu_name() -> str:

@@ -1,0 +1,215 @@
+"""Measured studies, published: output folders in; ``results/`` and the tables in the two READMEs out.
+
+    python -m benchmarks.publish [FOLDER …]
+
+Each FOLDER is taken into ``results/NAME`` (the store in one file, every run as CSV, the report, figures); then the pages are
+made anew from all that stands there, so that no figure in them is written by hand. A full study stands before a scaled one.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from shutil import copy, copytree, rmtree
+from typing import Any
+
+import pandas as pd
+
+from allelse import stats, store
+from allelse.design import matches
+from allelse.report import judge, write_report
+from allelse.report.evidence import NOT_ASKED
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results"
+STUDIES = (
+    "sigmoid-vs-relu",
+    "batchnorm-vs-groupnorm",
+    "batchnorm-vs-groupnorm-many-epochs",
+    "conv-activation-norm-position",
+)
+RECIPES = ("recipe-cifar10", "recipe-cifar100")
+READMES = {"en": ROOT / "README.md", "ko": ROOT / "README.ko.md"}
+MARKS = ("<!-- results: made by benchmarks/publish.py -->", "<!-- /results -->")
+WORDS = tomllib.loads((RESULTS / "words.toml").read_text("utf-8"))
+"""headings and claims in each language"""
+
+
+def take(folder: Path) -> Path:
+    """Keep what an output folder holds in ``results/NAME``."""
+    with store.read(folder) as opened:
+        kept = RESULTS / str(opened.definition["name"])
+        runs = opened.table(timing=True)
+    rmtree(kept, ignore_errors=True)
+    kept.mkdir(parents=True)
+    with closing(sqlite3.connect(folder / store.FILE)) as connection:
+        connection.execute("VACUUM INTO ?", (str(kept / store.FILE),))
+    with closing(sqlite3.connect(kept / store.FILE)) as connection, connection:  # where this clone lies is nobody's business
+        connection.execute("UPDATE meta SET value = replace(value, ?, '') WHERE key = 'definition'", (f"{ROOT}/",))
+    runs.to_csv(kept / "runs.csv", index=False)
+    if kept.name in RECIPES:
+        return kept
+    with tempfile.TemporaryDirectory() as scratch:  # the HTML page is the same again, and ten times as large
+        copy(kept / store.FILE, scratch)
+        write_report(Path(scratch))
+        copy(Path(scratch) / "report.md", kept)
+        copytree(Path(scratch) / "figures", kept / "figures", ignore=lambda _, names: [n for n in names if n.endswith(".svg")])
+    return kept
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is kept of one study."""
+
+    definition: Mapping[str, Any]
+    runs: pd.DataFrame
+    verdicts: list[stats.Verdict]
+
+    @classmethod
+    def of(cls, name: str) -> Measured | None:
+        """The full study where it is kept, else the scaled one, else none."""
+        for kept in (RESULTS / name, RESULTS / f"{name}-scaled"):
+            if (kept / store.FILE).exists():
+                with store.read(kept) as opened:
+                    return cls(opened.definition, opened.table(timing=True), judge(opened))
+        return None
+
+    @property
+    def name(self) -> str:
+        return str(self.definition["name"])
+
+    @cached_property
+    def factors(self) -> list[str]:
+        return list(self.definition["factors"])
+
+    def arms(self, metric: str) -> pd.DataFrame:
+        return stats.arm_table(self.runs, self.factors, metric)
+
+    def made(self, column: str) -> str:
+        """What all finished runs have in a column, each value once."""
+        return ", ".join(sorted({str(value) for value in self.runs[column].dropna()}))
+
+
+def arm_rows(measured: Measured) -> Iterator[list[str]]:
+    """One row an arm: levels, the brief's figure, ours, its interval, recalibrated, n."""
+    recalibrated = measured.arms("accuracy_recalibrated")["mean"]
+    for place, row in measured.arms("accuracy").iterrows():
+        theirs = [each["accuracy"] for each in measured.definition["references"] if matches(each["arm"], row)]
+        missing = [f"{row[what]} {what}" for what in ("diverged", "failed", "pending") if row[what]]
+        yield [
+            *(str(row[factor]) for factor in measured.factors),
+            ", ".join(f"{figure:.1f}" for figure in theirs) or "–",
+            f"**{row['mean']:.1f}**" if row["n"] else "–",
+            f"{row['low']:.1f} … {row['high']:.1f}" if row["n"] > 1 else "–",
+            f"{recalibrated[place]:.1f}" if row["n"] else "–",
+            ", ".join([str(row["n"]), *missing]),
+        ]
+
+
+def section(name: str, language: str) -> Iterator[str]:
+    """A study's part of a README."""
+    words, measured = WORDS[language], Measured.of(name)
+    yield f"#### {words['titles'][name]}"
+    yield ""
+    if measured is None:
+        yield words["nothing"]
+        yield ""
+        return
+    yield provenance(measured, language)
+    yield ""
+    headings = [words["factors"].get(factor, factor) for factor in measured.factors]
+    columns = [*headings, words["brief"], words["ours"], words["interval"], words["recalibrated"], "n"]
+    yield "| " + " | ".join(columns) + " |"
+    yield "|" + "|".join(["---"] * len(headings) + ["--:"] * 5) + "|"
+    for row in arm_rows(measured):
+        yield "| " + " | ".join(row) + " |"
+    yield ""
+    for verdict in measured.verdicts:
+        says = words["claims"].get(verdict.id, verdict.says) if language != "en" else verdict.says
+        asked = f" ({words['not asked']})" if verdict.reason and verdict.reason.startswith(NOT_ASKED) else ""
+        yield f"- **{words[verdict.verdict]}**{asked}: {says}"
+    yield ""
+
+
+def provenance(measured: Measured, language: str) -> str:
+    """How the figures of a study were made, in a sentence or two."""
+    words, finished = WORDS[language], measured.runs[measured.runs["status"] == "done"]
+    recipe = measured.definition["arms"][0]["recipe"]
+    images = int(recipe.get("train_per_class", 0)) * (10 if recipe["dataset"] == "cifar10" else 100) or 50_000
+    return words["provenance"].format(
+        version=words["scaled" if measured.definition.get("scaled") else "full"],
+        command=measured.definition["command"],
+        runs=len(finished),
+        seeds=len(measured.definition["seeds"]),
+        epochs=recipe["epochs"],
+        images=f"{images:,}",
+        dataset={"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}[recipe["dataset"]],
+        device=measured.made("device"),
+        precision=measured.made("precision"),
+        torch=measured.made("torch"),
+        commit=measured.made("commit"),
+        days=" – ".join(sorted({str(started)[:10] for started in (finished["started"].min(), finished["started"].max())})),
+        hours=f"{sum(map(sum, {(row.seconds_train, row.seconds_evaluate) for row in finished.itertuples()})) / 3600:.1f}",
+        folder=f"results/{measured.name}/report.md",
+    )
+
+
+def tables(language: str) -> str:
+    """What stands between the marks of a README."""
+    return "\n".join(["", *(line for name in STUDIES for line in section(name, language))])
+
+
+def recipe_table(name: str) -> Iterator[str]:
+    """Validation accuracy of each arm by recipe, with the mean that a recipe is chosen by; the best comes first."""
+    with store.read(RESULTS / name) as opened:
+        runs = opened.table(timing=True)
+        arms = [factor for factor in opened.definition["factors"] if factor != "recipe"]
+    accuracy = runs.pivot_table(index="recipe", columns=arms, values="validation_accuracy", sort=False)
+    headings = ["mean", *(", ".join(map(str, levels)) for levels in accuracy.columns)]
+    yield f"| recipe | {' | '.join(headings)} |"
+    yield f"|---|{'--:|' * len(headings)}"
+    for recipe in accuracy.mean(axis=1).sort_values(ascending=False).index:
+        row = accuracy.loc[recipe]
+        yield f"| {recipe} | " + " | ".join(f"{value:.2f}" for value in (row.mean(), *row)) + " |"
+    yield ""
+    device, precision, torch = (runs[what].dropna().unique()[0] for what in ("device", "precision", "torch"))
+    networks = len(runs.dropna(subset="accuracy"))
+    yield f"n = 1 seed ({runs['seed'].unique()[0]}), {networks} networks; {device}, {precision}, torch {torch}."
+
+
+def with_tables(text: str, language: str) -> str:
+    """A README with its tables made anew."""
+    between = re.compile(f"({re.escape(MARKS[0])}\n).*?({re.escape(MARKS[1])})", re.DOTALL)
+    assert between.search(text), f"the README has no place for the tables: {MARKS[0]}"
+    return between.sub(lambda found: found[1] + tables(language) + found[2], text)
+
+
+def with_recipes(text: str) -> str:
+    """The page of ``results/`` with the tables of recipes made anew."""
+    for name in RECIPES:
+        begin, end = f"<!-- {name}: made by benchmarks/publish.py -->\n", f"<!-- /{name} -->"
+        before, _, rest = text.partition(begin)
+        table = "\n".join(["", *recipe_table(name), "", ""])
+        text = before + begin + table + end + rest.partition(end)[2]
+    return text
+
+
+def main() -> None:
+    for folder in sys.argv[1:]:
+        print(f"kept {take(Path(folder)).relative_to(ROOT)}")
+    for language, readme in READMES.items():
+        readme.write_text(with_tables(readme.read_text("utf-8"), language), "utf-8")
+    page = RESULTS / "README.md"
+    page.write_text(with_recipes(page.read_text("utf-8")), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
