@@ -11,14 +11,13 @@ from __future__ import annotations
 import re
 import sqlite3
 import sys
-import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import chdir, closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from shutil import copy, copytree, rmtree
+from shutil import rmtree
 from typing import Any
 
 import pandas as pd
@@ -57,11 +56,10 @@ def take(folder: Path) -> Path:
     runs.to_csv(kept / "runs.csv", index=False)
     if kept.name in RECIPES:
         return kept
-    with tempfile.TemporaryDirectory() as scratch:  # the HTML page is the same again, and ten times as large
-        copy(kept / store.FILE, scratch)
-        write_report(Path(scratch))
-        copy(Path(scratch) / "report.md", kept)
-        copytree(Path(scratch) / "figures", kept / "figures", ignore=lambda _, names: [n for n in names if n.endswith(".svg")])
+    with chdir(ROOT):  # the report names the folder
+        page = write_report(kept.relative_to(ROOT))
+    for same in (kept / page.name, *(kept / "figures").glob("*.svg")):  # as report.md and the PNGs, and ten times as large
+        same.unlink()
     return kept
 
 
