@@ -1,0 +1,150 @@
+"""The folder: where results are kept, in; an open ``Store``, to read from or as its only writer, out."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from allelse.errors import StoreError
+from allelse.store import schema
+from allelse.store.definitions import differences, fits
+from allelse.store.faults import explained, on_disk
+from allelse.store.forms import visible
+from allelse.store.holder import HOLDER, LOCK, held
+from allelse.store.log import NAME as LOG
+from allelse.store.opened import CHECKPOINTS, Store
+from allelse.store.schema import FILE
+
+SECONDS_TO_WAIT = 30.0
+"""for a reader that is just looking, at most"""
+UNFINISHED = f"{FILE}.partial"
+"""a united store that is not whole yet"""
+JOURNAL = f"{FILE}-journal"
+OURS = {FILE, JOURNAL, UNFINISHED, f"{UNFINISHED}-journal", LOCK, HOLDER, LOG, CHECKPOINTS}
+"""what a folder may hold besides, before its study is stored"""
+
+
+@contextmanager
+def read(folder: str | Path, *, mend: bool = True) -> Iterator[Store]:
+    """Open an output folder to read from, also while another process writes to it.
+
+    Arguments:
+        folder: the output folder.
+        mend: take back a last write that was cut off; without, such a folder is refused and none of its files is changed.
+
+    Raises:
+        StoreError: no study was run there, it was written by a newer allelse, or it is damaged.
+    """
+    folder = Path(os.path.expanduser(folder))
+    with explained(folder):
+        _check_files(folder, (FILE, JOURNAL))
+        if not (folder / FILE).is_file():
+            raise StoreError(
+                f"{folder}: no study was run there (it holds no {FILE}); 'allelse run STUDY --out {folder}' makes one"
+            )
+    # A writer that was killed while it stored leaves a journal, which only a connection that may write can take back.
+    with connected(folder, "rw" if mend and os.access(folder, os.W_OK) else "ro") as (connection, version):
+        if version == 0:
+            raise StoreError(f"{folder}: its study never began; run it again")
+        yield Store(folder, connection, sealed=version > 1)
+
+
+@contextmanager
+def write(folder: str | Path, definition: Mapping[str, Any]) -> Iterator[Store]:
+    """Open an output folder as its only writer, and make it when it is not there.
+
+    Arguments:
+        folder: the output folder.
+        definition: ``Study.definition``; it must be what the folder was made with, but for published figures, which decide
+            nothing and are taken anew; and a united folder may have more seeds.
+
+    Raises:
+        StoreError: another process holds the folder, another study or something else is in it, or it cannot be written.
+    """
+    folder = make(folder)
+    given = json.loads(json.dumps(definition))
+    with held(folder), connected(folder, "rwc") as (connection, version):
+        store = Store(folder, connection)
+        with explained(folder), transaction(connection):
+            schema.prepare(connection, version, tuning=bool(definition.get("tune")))
+            if version == 0:
+                store.put("definition", json.dumps(given))
+        stored = store.definition
+        if not fits(stored, visible(given), united=bool(store.parts)):
+            raise StoreError(
+                f"{folder}: holds results of another study or of this one before a change, and results never mix: "
+                f"{differences(stored, visible(given))}. Take the change back, or give a new folder with --out"
+            )
+        if (references := given.get("references", [])) != stored["references"]:
+            with explained(folder), connection:
+                store.put("definition", json.dumps({**stored, "references": references}))
+        store.tidy()
+        if part := store.tuning_part:
+            part.tidy()
+        yield store
+
+
+def make(folder: str | Path) -> Path:
+    """The folder, made when it is not there, with nothing in it that is not of a study.
+
+    Raises:
+        StoreError: it is a file, holds something else, or cannot be made.
+    """
+    folder = Path(os.path.expanduser(folder))
+    with explained(folder):
+        if folder.exists() and not folder.is_dir():
+            raise StoreError(f"{folder}: is a file; give a folder with --out")
+        if folder.is_symlink() and not folder.exists():
+            raise StoreError(f"{folder}: is a link to nothing; bring back what it leads to, or give another folder with --out")
+        if folder.exists() and not (folder / FILE).exists() and {entry.name for entry in folder.iterdir()} - OURS:
+            raise StoreError(f"{folder}: holds other files and no study; give an empty or a new folder with --out")
+        folder.mkdir(parents=True, exist_ok=True)
+        on_disk(folder.parent)
+        _check_files(folder, (FILE, JOURNAL, UNFINISHED, LOCK, HOLDER, LOG))
+        if (folder / FILE).is_symlink():
+            raise StoreError(
+                f"{folder}: its {FILE} is a link, and copies of the folder would write to one file; put the file itself there"
+            )
+    return folder
+
+
+def _check_files(folder: Path, names: tuple[str, ...]) -> None:
+    """Never open what is no plain file: a pipe would wait for ever, and a device is not ours."""
+    for path in (folder / name for name in names):
+        if os.path.lexists(path) and not path.is_file():
+            raise StoreError(
+                f"{folder}: its {path.name} is no file, but a folder, a device, a pipe or a link to nothing; take it away, or "
+                f"give another folder with --out"
+            )
+
+
+@contextmanager
+def connected(folder: Path, mode: str, name: str = FILE) -> Iterator[tuple[sqlite3.Connection, int]]:
+    """A connection to a folder's file, configured and checked, and the file's format; ``mode`` as SQLite's URIs have it."""
+    with explained(folder):
+        uri = f"{Path(os.path.abspath(folder / name)).as_uri()}?mode={mode}"
+        connection = sqlite3.connect(uri, uri=True, timeout=SECONDS_TO_WAIT, check_same_thread=False)
+    try:
+        with explained(folder):
+            schema.configure(connection)
+            version = schema.check(connection, folder)
+            if mode == "rwc":
+                connection.execute("PRAGMA journal_mode = DELETE")
+                connection.execute("PRAGMA synchronous = EXTRA")  # a commit lasts, and so does the end of its journal
+        yield connection, version
+    finally:
+        with suppress(sqlite3.Error):
+            connection.close()
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """All of what is done within, tables too, or nothing."""
+    connection.execute("BEGIN IMMEDIATE")
+    with connection:
+        yield

@@ -1,0 +1,71 @@
+"""The holder: one process at a time may write to an output folder; a second one is told who does, where and since when.
+
+The lock is the operating system's, so it ends with its process, however that ends; ``holder.json`` is for people only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import filelock
+
+from allelse.errors import StoreError
+from allelse.store.faults import explained
+from allelse.store.forms import visible
+
+LOCK, HOLDER = "lock", "holder.json"
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold ``folder`` as its only writer.
+
+    Raises:
+        StoreError: another process does, or the file system cannot lock.
+    """
+    lock, holder = filelock.FileLock(folder / LOCK), folder / HOLDER
+    try:
+        with explained(folder), _waiting_is_no_fault():
+            lock.acquire(timeout=0)
+    except _Held:
+        raise StoreError(f"{folder}: {_who(holder)}; wait for it to end, or give another folder with --out") from None
+    try:
+        with explained(folder):
+            since = datetime.now(UTC).isoformat(timespec="seconds")
+            holder.write_text(json.dumps({"process": os.getpid(), "host": socket.gethostname(), "since": since}))
+        yield
+    finally:
+        with suppress(OSError):  # a folder that is gone must not hide why
+            holder.unlink(missing_ok=True)
+        with suppress(OSError):
+            lock.release()
+
+
+class _Held(Exception):
+    """Another process holds the lock."""
+
+
+@contextmanager
+def _waiting_is_no_fault() -> Iterator[None]:
+    try:
+        yield
+    except filelock.Timeout:  # which is an OSError
+        raise _Held from None
+    except NotImplementedError as error:
+        raise OSError(str(error)) from None
+
+
+def _who(holder: Path) -> str:
+    try:
+        who = json.loads(holder.read_text())
+        process, host = int(who["process"]), visible(str(who["host"]))[:80]
+        since = f" (since {visible(str(who['since']))[:40]})" if "since" in who else ""
+        return " ".join(f"process {process} on {host} is writing to it{since}".split())
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return "another process is writing to it"

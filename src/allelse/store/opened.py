@@ -1,0 +1,232 @@
+"""An open output folder: what is stored of a study in; its definition, plan, runs and tables out, and new results in."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from allelse.records import RunResult, canonical_json, digest
+from allelse.store import forms
+from allelse.store.faults import explained
+from allelse.store.schema import FILE, META_SEAL, RUN_SEAL, seal
+
+CHECKPOINTS = "checkpoints"
+FINAL = ("done", "diverged")
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """One planned run and what came of it."""
+
+    id: str
+    arm: Mapping[str, Any]
+    seed: int
+    status: str
+    """``pending``, ``done``, ``diverged`` or ``failed``"""
+    result: RunResult | None
+
+
+class Store:
+    """An open output folder; ``read`` and ``write`` make one.
+
+    Whatever is read is checked first: every method raises ``StoreError``, one line, where the file is damaged or forged, or its
+    disk is full, gone or not writable.
+    """
+
+    def __init__(self, folder: Path, connection: sqlite3.Connection, *, tuning: bool = False, sealed: bool = True) -> None:
+        self.folder = folder
+        self._connection = connection
+        self._sealed = sealed
+        self._runs, self._plan = ("tuning_runs", "tuning plan") if tuning else ("runs", "plan")
+        self._known: tuple[object, list[StoredRun]] | None = None
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """The study as it was declared before the first step (``Study.definition``); its references are those last given."""
+        text = self._meta("definition")
+        if text is None:
+            raise forms.damaged(self._where("definition"), "it is not there")
+        return forms.definition(text, self._where("definition"))
+
+    @property
+    def plan(self) -> dict[str, Any] | None:
+        """The plan as it was stored before the first step (``Plan.to_json``), or ``None`` when there is none yet."""
+        text = self._meta(self._plan)
+        return None if text is None else forms.plan(text, self._where(self._plan), self.status_from_run())
+
+    @property
+    def tuning_part(self) -> Store | None:
+        """The same folder's plan and runs of tuning, in an arm each with one level more, the number; None without tuning."""
+        if not self.definition.get("tune"):
+            return None
+        return Store(self.folder, self._connection, tuning=True, sealed=self._sealed)
+
+    @property
+    def tuning(self) -> dict[str, Any] | None:
+        """What the tuning runs chose (``tuning.Tuning.to_json``); ``None`` without tuning, and until it is settled."""
+        text = self._meta("tuning")
+        return None if text is None else forms.tuning(text, self._where("tuning"), self.definition)
+
+    @property
+    def parts(self) -> list[dict[str, Any]]:
+        """Of a united folder, what each of those that it was made of held: ``runs``, ``machine``; empty for any other."""
+        text = self._meta("parts")
+        return [] if text is None else forms.parsed("parts", text, self._where("parts"))
+
+    def settle(self, tuning: Mapping[str, Any]) -> None:
+        """Store what the tuning runs chose; once, for good."""
+        with explained(self.folder), self._connection:
+            self.put("tuning", canonical_json(tuning))
+
+    def checkpoint(self, pack: str) -> Path:
+        """Where the pack of this id keeps its checkpoint."""
+        return self.folder / CHECKPOINTS / f"{pack}.safetensors"
+
+    def forget_checkpoint(self, pack: str) -> None:
+        """Remove the checkpoint of a pack whose results are stored; one that cannot be removed is never read again."""
+        with suppress(OSError):
+            self.checkpoint(pack).unlink(missing_ok=True)
+
+    def tidy(self) -> None:
+        """Remove what a process that was killed left: half-written files, and checkpoints of packs that are stored."""
+        stored = self.status_from_run()
+        for pack in (self.plan or {"packs": []})["packs"]:
+            if all(stored[run] in FINAL for run in pack["runs"]):
+                self.forget_checkpoint(digest(pack["runs"]))
+        with suppress(OSError):
+            for half in (self.folder / CHECKPOINTS).glob("*.partial"):
+                half.unlink(missing_ok=True)
+
+    def begin(self, plan: Mapping[str, Any], runs: Iterable[tuple[str, Mapping[str, Any], int]]) -> None:
+        """Store the plan and one pending row a run (id, arm, seed), in one transaction."""
+        rows = [
+            (run, place, json.dumps(dict(arm), ensure_ascii=False), seed, "pending", None)
+            for place, (run, arm, seed) in enumerate(runs)
+        ]
+        with explained(self.folder), self._connection:
+            self.put(self._plan, json.dumps(plan))
+            self.insert(rows)
+
+    def replan(self, plan: Mapping[str, Any]) -> None:
+        """Store a plan of the same runs in place of the one before."""
+        with explained(self.folder), self._connection:
+            self.put(self._plan, json.dumps(plan))
+
+    def record(self, results: Sequence[RunResult]) -> None:
+        """Store the results of one pack, all of them or none; they are on the disk when this returns."""
+        texts = [canonical_json(result.to_json()).encode("utf-8", "replace").decode() for result in results]
+        with explained(self.folder), self._connection:
+            for result, text in zip(results, texts, strict=True):
+                updated = self._connection.execute(
+                    f"UPDATE {self._runs} SET status = ?1, result = ?2, "  # noqa: S608  (a name of ours)
+                    "seal = seal(id, place, arm, seed, ?1, ?2) WHERE id = ?3",
+                    (result.status, text, result.run),
+                )
+                if updated.rowcount != 1:
+                    raise forms.damaged(self._where("runs"), f"the run {result.run} that was planned is not there")
+
+    def runs(self) -> list[StoredRun]:
+        """Every planned run, in the plan's order."""
+        with explained(self.folder):
+            stamp = (self._connection.execute("PRAGMA data_version").fetchone()[0], self._connection.total_changes)
+        if self._known is None or self._known[0] != stamp:
+            self._known = (stamp, [self._stored(row) for row in self.rows()])
+        return list(self._known[1])
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        """Every row as it is stored, ``id``, ``place``, ``arm``, ``seed``, ``status``, ``result``, ``seal``, by place."""
+        sealed = "seal" if self._sealed else "NULL"
+        with explained(self.folder):
+            rows = self._connection.execute(  # not by the index: a damaged one would leave rows out
+                f"SELECT id, place, arm, seed, status, result, {sealed} FROM {self._runs} NOT INDEXED ORDER BY place"  # noqa: S608
+            ).fetchall()
+        if any(row[1] != place for place, row in enumerate(rows)) or len({row[0] for row in rows}) < len(rows):
+            raise forms.damaged(self._where(self._runs), "a run is not there, or is there twice")
+        return rows
+
+    def _stored(self, row: tuple[Any, ...]) -> StoredRun:
+        run, _, arm, seed, status, result, sealed = row
+        if not isinstance(run, str) or not isinstance(seed, int) or status not in forms.STATUSES:
+            raise forms.damaged(self._where(self._runs), f"a run has the id {run!r:.40}, the seed {seed!r:.40}, {status!r:.40}")
+        where = self._where(f"run {forms.visible(run)[:40]}")
+        if sealed is not None and sealed != seal(*row[:-1]):
+            raise forms.damaged(where, "it is not as it was stored")
+        levels = forms.parsed("levels", arm, where)
+        return StoredRun(forms.visible(run), levels, seed, status, forms.result(result, run, status, where))
+
+    def status_from_run(self) -> dict[str, str]:
+        """The status of every run by id."""
+        with explained(self.folder):
+            rows = self._connection.execute(
+                f"SELECT id, status FROM {self._runs} NOT INDEXED ORDER BY place"  # noqa: S608
+            ).fetchall()
+        if any(not isinstance(run, str) or status not in forms.STATUSES for run, status in rows):
+            raise forms.damaged(self._where(self._runs), "a run has no id, or a status that there is not")
+        return {forms.visible(run): status for run, status in rows}
+
+    def table(self, *, timing: bool = False) -> pd.DataFrame:
+        """One row a run in the plan's order: ``run``, one column a factor, ``seed``, ``status``, ``error``, one a metric.
+
+        Where the arm of a run lacks a factor, its column holds None.
+        With ``timing`` also what differs from one execution to the next: seconds, speed, device, versions, host.
+        """
+        rows = []
+        runs = self.runs()
+        factors = dict.fromkeys([*self.definition["factors"], *(factor for run in runs for factor in run.arm)])
+        for run in runs:
+            row = {"run": run.id, **{factor: run.arm.get(factor) for factor in factors}, "seed": run.seed, "status": run.status}
+            row["error"] = run.result.error if run.result else None
+            row["accuracy"] = None
+            if run.result:
+                row.update(sorted(run.result.metrics.items()))
+                if timing:
+                    row.update(
+                        {
+                            f"seconds_{key}" if key != "images_per_second" else key: value
+                            for key, value in run.result.timing.items()
+                        }
+                    )
+                    row.update(vars(run.result.provenance) if run.result.provenance else {})
+            rows.append(row)
+        frame = pd.DataFrame(rows)
+        for factor in factors:
+            if any(row[factor] is None for row in rows):  # else pandas makes 4 and None into 4.0 and nan
+                frame[factor] = pd.Series([row[factor] for row in rows], dtype=object)
+        return frame
+
+    # ── what a transaction of this room puts in ─────────────────────────────────────────────────────────────────────
+
+    def put(self, key: str, text: str) -> None:
+        """Put one value of the study in, within a transaction."""
+        self._connection.execute("INSERT OR REPLACE INTO meta (key, value, seal) VALUES (?1, ?2, seal(?1, ?2))", (key, text))
+
+    def insert(self, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Put runs in, each ``id``, ``place``, ``arm``, ``seed``, ``status``, ``result``, within a transaction."""
+        columns = RUN_SEAL.removeprefix("seal(").removesuffix(")")
+        self._connection.executemany(
+            f"INSERT INTO {self._runs} ({columns}, seal) VALUES (?1, ?2, ?3, ?4, ?5, ?6, seal(?1, ?2, ?3, ?4, ?5, ?6))",  # noqa: S608
+            rows,
+        )
+
+    def _meta(self, key: str) -> str | None:
+        sealed = f"seal = {META_SEAL}" if self._sealed else "NULL"
+        with explained(self.folder):
+            row = self._connection.execute(
+                f"SELECT value, {sealed} FROM meta NOT INDEXED WHERE key = ?",  # noqa: S608
+                (key,),
+            ).fetchone()
+        if row and row[1] == 0:
+            raise forms.damaged(self._where(key), "it is not as it was stored")
+        return row[0] if row else None
+
+    def _where(self, part: str) -> str:
+        return f"{self.folder}: {part} in {FILE}"
+
+
