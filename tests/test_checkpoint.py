@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import random
 import struct
 from itertools import product
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from engine_support import CPU, CROSSED_OPTIMIZERS, NORMS, OPTIMIZERS, pack_of, tiny_recipe, toy_dataset
+from safetensors import safe_open
 
 from allelse.engine import loop, train_pack
 from allelse.records import RunResult
@@ -216,18 +219,98 @@ def test_a_file_of_this_pack_that_does_not_fit_is_passed_over(tmp_path):
         assert what_lasts(train_pack(pack, dataset, CPU, tmp_path / "c")) == whole, position
 
 
-def test_nothing_half_written_is_left_under_the_checkpoints_name(tmp_path, monkeypatch):
+class FullDisk:
+    """A disk that takes some bytes and then no more, from one moment on."""
+
+    def __init__(self, monkeypatch):
+        from allelse.engine import checkpoint
+
+        self.full, real = False, checkpoint.save_file
+
+        def save_file(tensors, path, metadata):
+            real(tensors, path, metadata)
+            if self.full:
+                Path(path).write_bytes(b"half")
+                raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(checkpoint, "save_file", save_file)
+
+
+def test_a_checkpoint_that_cannot_be_written_costs_a_warning_and_leaves_the_one_before(tmp_path, monkeypatch, caplog):
+    dataset, pack, disk = toy_dataset(), pack_of(values_of()), FullDisk(monkeypatch)
+    whole = what_lasts(train_pack(pack, dataset, CPU))
+    train_until(2, pack, dataset, tmp_path / "c")
+    before = (tmp_path / "c").read_bytes()
+    disk.full = True
+    assert what_lasts(train_pack(pack, dataset, CPU, tmp_path / "c")) == whole
+    assert [entry.name for entry in tmp_path.iterdir()] == ["c"], "half a file is taken away"
+    assert (tmp_path / "c").read_bytes() == before
+    said = [record.getMessage() for record in caplog.records if "checkpoint" in record.getMessage()]
+    assert said == [
+        f"pack {pack.id} goes on without a checkpoint, which cannot be written: [Errno 28] No space left on device"
+    ]
+
+
+def test_a_folder_that_vanishes_costs_a_warning(tmp_path, caplog):
+    (tmp_path / "file").touch()
+    dataset, pack = toy_dataset(), pack_of(values_of(epochs=2))
+    result = train_pack(pack, dataset, CPU, tmp_path / "file" / "c")
+    assert {each.status for each in result} == {"done"}
+    assert "goes on without a checkpoint" in caplog.text
+
+
+def test_every_bit_counts(tmp_path, caplog):
+    """Wherever one bit flips, the pack starts anew or, where the bit is of no value, goes on; never with other numbers."""
+    dataset, pack = toy_dataset(), pack_of(values_of(epochs=3))
+    whole = what_lasts(train_pack(pack, dataset, CPU))
+    train_until(3, pack, dataset, tmp_path / "c")
+    content = (tmp_path / "c").read_bytes()
+    passed_over = 0
+    places = random.Random(0).sample(range(len(content)), 12)
+    for place in places:
+        caplog.clear()
+        (tmp_path / "c").write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :])
+        assert what_lasts(train_pack(pack, dataset, CPU, tmp_path / "c")) == whole, place
+        passed_over += "is passed over, and its pack starts anew" in caplog.text
+    assert passed_over == len(places)
+
+
+@pytest.mark.parametrize("header", [2**63, 2**62, 10**9, 200_000_000])
+def test_a_huge_header_is_passed_over(header, tmp_path):
+    dataset, pack = toy_dataset(), pack_of(values_of(epochs=2))
+    whole = what_lasts(train_pack(pack, dataset, CPU))
+    (tmp_path / "c").write_bytes(struct.pack("<Q", header) + b"{" * 1000)
+    assert what_lasts(train_pack(pack, dataset, CPU, tmp_path / "c")) == whole
+
+
+def test_a_pipe_or_a_folder_as_a_checkpoint_never_hangs(tmp_path):
+    dataset, pack = toy_dataset(), pack_of(values_of(epochs=2))
+    whole = what_lasts(train_pack(pack, dataset, CPU))
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        assert what_lasts(train_pack(pack, dataset, CPU, tmp_path / name)) == whole
+
+
+@pytest.mark.parametrize(
+    "position",
+    ["[]", "[" * 5000, '{"epoch": "x"}', '{"epoch": 1e999}', '{"epoch": 1}', "not JSON", None],
+)
+def test_a_forged_checkpoint_with_a_right_digest_is_passed_over(position, tmp_path):
+    from safetensors.torch import save_file
+
     from allelse.engine import checkpoint
 
-    dataset, pack = toy_dataset(), pack_of(values_of())
-    train_until(3, pack, dataset, tmp_path / "c")
-    before = (tmp_path / "c").read_bytes()
-
-    def broken(tensors, path, metadata):
-        Path(path).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(checkpoint, "save_file", broken)
-    with pytest.raises(OSError, match="No space"):
-        train_pack(pack, dataset, CPU, tmp_path / "c")
-    assert (tmp_path / "c").read_bytes() == before
+    dataset, pack = toy_dataset(), pack_of(values_of(epochs=2))
+    whole = what_lasts(train_pack(pack, dataset, CPU))
+    train_until(2, pack, dataset, tmp_path / "c")
+    with safe_open(tmp_path / "c", framework="pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del metadata["digest"]
+    if position is None:
+        tensors["optimizer/9/x"] = torch.zeros(1)
+    else:
+        metadata["position"] = position
+    digest = checkpoint._digest(tensors, metadata)
+    save_file(tensors, tmp_path / "c", metadata={**metadata, "digest": digest})
+    assert what_lasts(train_pack(pack, dataset, CPU, tmp_path / "c")) == whole

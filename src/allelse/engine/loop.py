@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import platform
 import socket
@@ -23,7 +24,7 @@ from allelse import data, recipe
 from allelse.blocks import Conv2d, Linear
 from allelse.engine.averaging import Averaged
 from allelse.engine.batches import EVALUATION_BATCH, TrainingBatches, feed_of
-from allelse.engine.checkpoint import load_checkpoint, save_checkpoint
+from allelse.engine.checkpoint import CannotSave, Position, load_checkpoint, save_checkpoint
 from allelse.engine.commit import commit
 from allelse.engine.device import compute_dtype, describe_device
 from allelse.engine.draws import Draws, draw_epoch
@@ -48,6 +49,8 @@ from allelse.engine.ways import compute_by
 from allelse.models import Network, build_network, initialise, stacked_parameters
 from allelse.records import Pack, Provenance, RunResult
 from allelse.seeds import stream
+
+log = logging.getLogger("allelse")
 
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
 
@@ -77,20 +80,26 @@ def train_pack(
         dataset: what ``pack.recipe`` names, loaded.
         device: where to train.
         checkpoint: a file to go on from if it is there, and to write at the end of an epoch when the last write is more
-            than ``SECONDS_BETWEEN_CHECKPOINTS`` ago. Going on from it ends with the same bits as never having stopped.
+            than ``SECONDS_BETWEEN_CHECKPOINTS`` ago. Going on from it ends with the same bits as never having stopped. Where it
+            cannot be written, the log says so once, and the training goes on.
         on_progress: called as the training goes on.
 
     Returns:
         one result a run, in the pack's order; a run whose loss is no longer finite is ``diverged``.
     """
     training = Training(pack, dataset, device)
-    if checkpoint is not None and checkpoint.exists():
+    if checkpoint is not None:
         training.resume(checkpoint)
-    saved = time.monotonic()
+    saved, warned = time.monotonic(), False
     while training.epoch < training.epochs and not training.diverged.all():
         training.run_epoch(on_progress)
         if checkpoint is not None and time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
-            training.save(checkpoint)
+            try:
+                training.save(checkpoint)
+            except CannotSave as error:
+                if not warned:
+                    log.warning("pack %s goes on without a checkpoint, which cannot be written: %s", pack.id, error)
+                warned = True
             saved = time.monotonic()
     return training.results()
 
@@ -367,7 +376,7 @@ class Training:
 
     def save(self, checkpoint: Path) -> None:
         """Everything that the next epoch depends on, into one file that appears whole or not at all."""
-        position = {
+        position: Position = {
             "epoch": self.epoch,
             "seconds": self.seconds,
             "diverged": self.diverged.tolist(),

@@ -150,7 +150,7 @@ def _run_part(
             plan = plan.with_halves(planned, halves)
             opened.replan({**plan.to_json(), **described})
             pending[:0] = halves
-        checkpoint.unlink(missing_ok=True)
+        opened.forget_checkpoint(planned.pack.id)
 
 
 def _options(computing: Mapping[str, bool]) -> str:
@@ -218,8 +218,7 @@ class _logged:
     """Send the package's log to ``allelse.log`` in the output folder while a study runs."""
 
     def __init__(self, folder: Path) -> None:
-        self.handler = logging.FileHandler(folder / "allelse.log", encoding="utf-8", delay=True)
-        self.handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self.handler = store.LogFile(folder / "allelse.log")
 
     def __enter__(self) -> None:
         log.addHandler(self.handler)
