@@ -246,9 +246,7 @@ def test_a_checkpoint_that_cannot_be_written_costs_a_warning_and_leaves_the_one_
     assert [entry.name for entry in tmp_path.iterdir()] == ["c"], "half a file is taken away"
     assert (tmp_path / "c").read_bytes() == before
     said = [record.getMessage() for record in caplog.records if "checkpoint" in record.getMessage()]
-    assert said == [
-        f"pack {pack.id} goes on without a checkpoint, which cannot be written: [Errno 28] No space left on device"
-    ]
+    assert said == [f"pack {pack.id} goes on without a checkpoint, which cannot be written: [Errno 28] No space left on device"]
 
 
 def test_a_folder_that_vanishes_costs_a_warning(tmp_path, caplog):

@@ -28,6 +28,7 @@ def load(
     quick: bool = False,
     scaled: bool = False,
     seeds: int | None = None,
+    first_seed: int | None = None,
     changes: Sequence[str] = (),
 ) -> Study:
     """Read and check a study: a packaged name or a file.
@@ -37,12 +38,15 @@ def load(
         quick: its small version, on data that come with allelse.
         scaled: its version for machines without a GPU, on its own data.
         seeds: a number of seeds instead of the file's.
+        first_seed: the first of them, as ``--first-seed`` takes it.
         changes: ``"key=value"`` texts, as ``--set`` takes them.
 
     Raises:
         AllelseError: one line that says what is wrong and what to do.
     """
-    return _load_study(name_or_path, quick=quick, scaled=scaled, seeds=seeds, changes=changes)
+    return _load_study(
+        name_or_path, quick=quick, scaled=scaled, seeds=seeds, first_seed=first_seed, changes=changes
+    )
 
 
 def explain(study: Study, *levels: str) -> pd.DataFrame:

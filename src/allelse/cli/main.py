@@ -26,6 +26,9 @@ Folder = Annotated[Path, typer.Argument(metavar="DIR", help="An output folder.")
 QuickFlag = Annotated[bool, typer.Option("--quick", help="The study's small version, on data that come with allelse.")]
 ScaledFlag = Annotated[bool, typer.Option("--scaled", help="The study's version for machines without a GPU, on its own data.")]
 Seeds = Annotated[int | None, typer.Option("--seeds", metavar="N", help="Seeds instead of the file's number.")]
+FirstSeed = Annotated[
+    int | None, typer.Option("--first-seed", metavar="N", help="The first seed; other machines take others, see merge.")
+]
 Changes = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe key, or a factor's levels; may be repeated."),
@@ -97,6 +100,7 @@ def plan(
     quick: QuickFlag = False,
     scaled: ScaledFlag = False,
     seeds: Seeds = None,
+    first_seed: FirstSeed = None,
     changes: Changes = None,
     device: Device = "auto",
     no_pack: NoPack = False,
@@ -107,7 +111,9 @@ def plan(
     from allelse.cli import tables
     from allelse.launch import Computing, check_parts, dataset_of, plan_study
 
-    loaded = study.load(study_name, quick=quick, scaled=scaled, seeds=seeds, changes=changes or ())
+    loaded = study.load(
+        study_name, quick=quick, scaled=scaled, seeds=seeds, first_seed=first_seed, changes=changes or ()
+    )
     torch_device = engine.find_device(device)
     computing = Computing(not no_pack, not no_graph)
     tuning_plan = plan_study(study.tuning_study(loaded), torch_device, computing) if loaded.tune else None
@@ -154,6 +160,7 @@ def run(
     quick: QuickFlag = False,
     scaled: ScaledFlag = False,
     seeds: Seeds = None,
+    first_seed: FirstSeed = None,
     changes: Changes = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Output folder; runs/NAME when left out.")] = None,
     device: Device = "auto",
@@ -167,7 +174,9 @@ def run(
     from allelse.launch import Computing, run_study
     from allelse.report import judge, write_report
 
-    loaded = study.load(study_name, quick=quick, scaled=scaled, seeds=seeds, changes=changes or ())
+    loaded = study.load(
+        study_name, quick=quick, scaled=scaled, seeds=seeds, first_seed=first_seed, changes=changes or ()
+    )
     folder = out or Path("runs") / loaded.name
     with Screen() as screen:
         outcome = run_study(loaded, folder, device, screen, Computing(not no_pack, not no_graph))
@@ -252,6 +261,17 @@ def report(folder: Folder) -> None:
     from allelse.report import write_report
 
     print(f"wrote {write_report(folder)}")
+
+
+@app.command()
+def merge(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder, or one of the same study.")],
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Output folders of one study; only read.")],
+) -> None:
+    """Unite folders of one study, from several machines or with other seeds, in one; run, results and report go on there."""
+    from allelse import store
+
+    print("\n".join(store.merge(out, folders)))
 
 
 @data_app.command("list")

@@ -1,7 +1,7 @@
 """Checkpoints: the state of a training in, one safetensors file out, and back. No pickle, so a file cannot run code.
 
-A file holds a digest of all that is read back from it, so that one whose bits flipped is passed over like any other that is cut,
-of another pack, or no checkpoint at all: its pack starts anew, and the log says so.
+A file holds a digest of all that is read back from it, so that one whose bits flipped is passed over like any other that is
+cut, of another pack, or no checkpoint at all: its pack starts anew, and the log says so.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class Position(TypedDict):
     fingerprints: list[dict[str, str]]
 
 
+BEGINNING: Position = {"epoch": 0, "seconds": {}, "diverged": [], "history": [], "probes": [], "fingerprints": []}
 _POSITION = TypeAdapter(Position)
 
 
@@ -91,7 +92,7 @@ def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     described = [[name, str(tensor.dtype), list(tensor.shape)] for name, tensor in sorted(tensors.items())]
     digest = hashlib.sha256(json.dumps([sorted(metadata.items()), described]).encode())
     for _, tensor in sorted(tensors.items()):
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -147,6 +148,8 @@ def _read(path: Path, pack: str, optimizers: int) -> tuple[dict[str, Tensor], Po
         if name.startswith("optimizer/"):
             _, place, number, field = name.split("/")
             states[int(place)].setdefault(int(number), {})[field] = value
-    if any(len(epochs) != position["epoch"] for epochs in position["history"]) or len(position["history"]) != len(position["diverged"]):
+    if any(len(epochs) != position["epoch"] for epochs in position["history"]) or len(position["history"]) != len(
+        position["diverged"]
+    ):
         raise ValueError("it does not fit itself")
     return tensor_from_name, position, states

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from allelse import own, recipe
-from allelse.engine.checkpoint import load_checkpoint, save_checkpoint
+from allelse.engine.checkpoint import BEGINNING, load_checkpoint, save_checkpoint
 from allelse.errors import PartError
 from allelse.seeds import stream
 
@@ -136,7 +136,7 @@ def _restored(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "check.safetensors"
         try:
-            save_checkpoint(path, "check", {"network": module}, [optimizer], {})
+            save_checkpoint(path, "check", {"network": module}, [optimizer], BEGINNING)
             load_checkpoint(path, "check", {"network": new}, [made])
         except Exception as error:
             raise _refused(part, f"keeps what a checkpoint cannot hold ({own.in_words(error)})") from None

@@ -96,6 +96,8 @@ def run_study(study: Study, folder: Path, device: str, watcher: Watcher, computi
         inputs["own parts"] = {part.source.module: part.source.digest for part in parts}
     with store.write(folder, {**study.definition(), **inputs}) as opened, _logged(opened.folder):
         part = opened
+        if opened.parts:  # a united folder has the seeds of all that it was made of
+            study = study.with_seeds(opened.definition["seeds"], [(run.arm, run.seed) for run in opened.runs()])
         if study.tune is not None and opened.tuning_part is not None:
             part = opened.tuning_part
             watcher.say(f"tuning {study.tune.key} on validation images first, then the comparison")

@@ -14,13 +14,17 @@ from allelse.errors import StoreError
 STAYS = "what is finished there stays"
 FULL = f"no space is left for it; {STAYS}; free space, and the same command goes on"
 NOT_WRITABLE = f"{STAYS}; free space or mend its rights, or give another folder with --out"
-REFUSED = f"the disk is full, over a quota, or does not answer; {STAYS}; free space or bring it back, and the same command goes on"
-GONE = f"the folder, its disk or its network share is gone or does not answer; {STAYS}; bring it back, and the same command goes on"
+REFUSED = (
+    f"the disk is full, over a quota, or does not answer; {STAYS}; free space or bring it back, and the same command goes on"
+)
+GONE = f"the folder, its disk or its network share is gone or silent; {STAYS}; bring it back, and the same command goes on"
 LOCKED = (
     f"another program has its study.sqlite open, or the file system has no working locks; {STAYS}; close that program, or copy "
     "the folder to a local disk and go on there"
 )
-CUT_OFF = f"its last write was cut off, and taking that back needs the right to write; {STAYS}; mend its rights, or copy the folder"
+CUT_OFF = (
+    f"its last write was cut off, and taking that back needs the right to write; {STAYS}; mend its rights, or copy the folder"
+)
 DAMAGED = "its study.sqlite is damaged; put back a copy of the folder, or run the study again into a new one with --out"
 
 REMEDY_FROM_ERRNO = {
@@ -71,7 +75,7 @@ def _remedy(error: Exception) -> str:
 
 
 def on_disk(folder: Path) -> None:
-    """Have the names in ``folder`` on the disk, so that a power cut does not take back a file that was made or renamed there."""
+    """Have the names in ``folder`` on the disk: else a power cut takes back a file that was made or renamed there."""
     with suppress(OSError):  # some file systems have no such thing
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -29,7 +29,7 @@ class LogFile(logging.FileHandler):
         except OSError:  # opening the file, which logging does not guard
             self.handleError(record)
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
+    def handleError(self, record: logging.LogRecord) -> None:
         """Show one line, where logging would print a traceback over the progress of the study."""
         if not self._shown:
             self._shown = True

@@ -1,1 +1,313 @@
-def merge(): ...
+"""Merging: output folders of one study, from several machines, in; one folder that holds all of their runs, out.
+
+The folders are copies of one that went on in different places, or were begun apart, with other seeds. Nothing is trained and
+nothing is chosen: a run that was finished once is taken as it is, one that was finished several times must have come out the
+same, or be explained by another device, precision, version or pack, and then the first is kept and the rest is told.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from allelse.errors import StoreError
+from allelse.records import RunResult, canonical_json, digest
+from allelse.store import forms, schema
+from allelse.store.definitions import differences, same_but_for_seeds, seedless
+from allelse.store.faults import explained, on_disk
+from allelse.store.folder import UNFINISHED, connected, make, read, transaction
+from allelse.store.holder import held
+from allelse.store.opened import FINAL, Store, StoredRun
+from allelse.store.schema import FILE
+
+RANK = {"done": 0, "diverged": 0, "failed": 1, "pending": 2}
+"""which of two statuses of one run is kept: the lower"""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one folder holds, read at one moment, of its comparison or its tuning."""
+
+    folder: Path
+    plan: dict[str, Any]
+    runs: dict[str, StoredRun]
+    rows: dict[str, tuple[Any, ...]]
+
+    def pack_of(self, run: str) -> dict[str, Any]:
+        """The pack that a run is in, and how it is computed."""
+        return next(({"runs": pack["runs"], "way": pack["way"]} for pack in self.plan["packs"] if run in pack["runs"]), {})
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What one folder holds, read at one moment."""
+
+    folder: Path
+    definition: dict[str, Any]
+    tuning: dict[str, Any] | None
+    comparison: _Part | None
+    tuned_by: _Part | None
+
+
+def merge(out: str | Path, folders: Sequence[str | Path]) -> list[str]:
+    """Unite output folders of one study in ``out``, with all their seeds, runs and plans; ``allelse run`` goes on there.
+
+    ``out`` is written whole or not at all; the folders are only read.
+
+    Arguments:
+        out: a new folder, or one that holds the same study, which counts as the first of ``folders`` then.
+        folders: output folders.
+
+    Returns:
+        what was united, and each thing that was decided on the way, in lines for people.
+
+    Raises:
+        StoreError: the folders are not of one study, or their finished runs contradict each other.
+    """
+    out = make(out)
+    with ExitStack() as stack, held(out):
+        there = [out] if (out / FILE).exists() else []
+        if there:
+            with read(out):  # takes back a write that was cut off
+                pass
+        paths = {
+            os.path.realpath(os.path.expanduser(folder)): Path(os.path.expanduser(folder)) for folder in [*there, *folders]
+        }
+        sources = [_source(path) for path in paths.values()]
+        notes = [f"{one.folder}: nothing is planned there yet, so it adds nothing" for one in sources if not _planned(one)]
+        sources = [one for one in sources if _planned(one)]
+        if not sources:
+            raise StoreError(f"{out}: nothing to unite: none of the folders has planned a run; name others")
+        _check_one_study(sources)
+        comparison = _united([one.comparison for one in sources if one.comparison], sources[0].definition, notes)
+        tuning = _united([one.tuned_by for one in sources if one.tuned_by], sources[0].definition, notes)
+        definition = _definition(sources, comparison, notes)
+        settled = next((one.tuning for one in sources if one.tuning), None)
+        parts = [_described(one) for one in sources]
+        for part in (comparison, tuning):
+            _copy_checkpoints(out, part, [one.folder for one in sources])
+        with explained(out):
+            (out / UNFINISHED).unlink(missing_ok=True)
+        stack.callback(_remove, out / UNFINISHED)
+        with connected(out, "rwc", UNFINISHED) as (connection, version):
+            store = Store(out, connection)
+            with explained(out), transaction(connection):
+                schema.prepare(connection, version, tuning=bool(definition.get("tune")))
+                for key, value in (("definition", definition), ("tuning", settled), ("parts", parts)):
+                    if value is not None:
+                        store.put(key, json.dumps(value))
+                for key, part, into in (("plan", comparison, store), ("tuning plan", tuning, store.tuning_part)):
+                    if part and into:
+                        into.put(key, json.dumps(part.plan))
+                        into.insert(row[:6] for row in part.rows.values())
+        with explained(out):
+            os.replace(out / UNFINISHED, out / FILE)
+            on_disk(out)
+    statuses = [row[4] for row in comparison.rows.values()] if comparison else []
+    counted = ", ".join(f"{statuses.count(status)} {status}" for status in forms.STATUSES if status in statuses)
+    what = f"{len(statuses)} runs of {len(definition['seeds'])} seeds: {counted}" if statuses else "the tuning runs"
+    return [f"{out}: {what}, from {len(sources)} folder{'s' if len(sources) > 1 else ''}", *notes]
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+# ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _source(folder: Path) -> _Source:
+    with read(folder, mend=False) as opened, opened.at_one_moment():
+        tuning = opened.tuning_part
+        return _Source(
+            folder, opened.definition, opened.tuning, _part(opened), _part(tuning) if tuning and tuning.plan else None
+        )
+
+
+def _part(opened: Store) -> _Part | None:
+    plan = opened.plan
+    if plan is None:
+        return None
+    runs = {run.id: run for run in opened.runs()}
+    return _Part(opened.folder, plan, runs, {row[0]: row for row in opened.rows()})
+
+
+def _planned(source: _Source) -> bool:
+    return bool(source.comparison or source.tuned_by)
+
+
+def _check_one_study(sources: Sequence[_Source]) -> None:
+    first = sources[0]
+    for one in sources[1:]:
+        if not same_but_for_seeds(first.definition, one.definition):
+            raise StoreError(
+                f"{one.folder}: is of another study than {first.folder}, and results never mix: "
+                f"{differences(seedless(first.definition), seedless(one.definition))}; leave it out"
+            )
+        if (
+            first.definition.get("tune")
+            and first.tuned_by
+            and one.tuned_by
+            and set(first.tuned_by.runs) != set(one.tuned_by.runs)
+        ):
+            raise StoreError(
+                f"{one.folder}: tuned on other runs than {first.folder}, so their arms may have other numbers; "
+                f"let one folder tune, and go on in copies of it"
+            )
+    settled = [one for one in sources if one.tuning]
+    for one in settled[1:]:
+        if canonical_json(one.tuning) != canonical_json(settled[0].tuning):
+            raise StoreError(
+                f"{one.folder}: its tuning chose otherwise than that of {settled[0].folder}; leave one of them out"
+            )
+
+
+# ── uniting ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _united(parts: Sequence[_Part], definition: Mapping[str, Any], notes: list[str]) -> _Part | None:
+    """All runs of all parts, each once, in the study's order, with a plan of packs that hold either finished runs or others."""
+    if not parts:
+        return None
+    kept: dict[str, _Part] = {}
+    for part in parts:
+        for run, stored in part.runs.items():
+            other = kept.get(run)
+            if other is None or RANK[stored.status] < RANK[other.runs[run].status]:
+                kept[run] = part
+            elif RANK[stored.status] == RANK[other.runs[run].status] == 0:
+                notes += _conflict(run, other, part)
+    place_from_arm = {canonical_json(arm["levels"]): place for place, arm in enumerate(definition["arms"])}
+
+    def place(run: str) -> tuple[int, int]:
+        stored = kept[run].runs[run]
+        return place_from_arm.get(canonical_json(stored.arm), len(place_from_arm)), stored.seed
+
+    rows = {run: kept[run].rows[run] for run in sorted(kept, key=place)}
+    rows = {run: (row[0], number, *row[2:]) for number, (run, row) in enumerate(rows.items())}
+    final = {run for run, row in rows.items() if row[4] in FINAL}
+    first = parts[0]
+    for part in parts[1:]:
+        for key in ("machine", "computing"):
+            if part.plan[key] != first.plan[key]:
+                told = "; what is left is planned as in the first" if key == "computing" else ""
+                notes.append(
+                    f"{part.folder}: planned on {_words(part.plan[key])}, {first.folder} on {_words(first.plan[key])}{told}"
+                )
+    plan = {**first.plan, "packs": list(_packs(parts, final))}
+    return _Part(first.folder, plan, {run: kept[run].runs[run] for run in rows}, rows)
+
+
+def _packs(parts: Sequence[_Part], final: set[str]) -> Iterator[dict[str, Any]]:
+    """Every run in one pack: as its first part planned it, but that a pack of which some are finished is cut, since a pack is
+    trained as a whole, and what is finished stays."""
+    planned: set[str] = set()
+    for part in parts:
+        for pack in part.plan["packs"]:
+            left = [run for run in pack["runs"] if run not in planned]
+            planned.update(left)
+            for runs in ([run for run in left if run in final], [run for run in left if run not in final]):
+                if runs:
+                    yield {**pack, "runs": runs, "seconds": pack["seconds"] * len(runs) / len(pack["runs"])}
+
+
+def _conflict(run: str, first: _Part, second: _Part) -> Iterator[str]:
+    """A line where a run was finished twice and came out otherwise for a reason; nothing where it came out the same.
+
+    Raises:
+        StoreError: there is no reason.
+    """
+    one, other = first.runs[run].result, second.runs[run].result
+    assert one is not None
+    assert other is not None
+    levels = ", ".join(f"{key} {value}" for key, value in first.runs[run].arm.items())
+    who = f"run {run} ({levels}, seed {first.runs[run].seed})"
+    for name, value in one.fingerprints.items():
+        if other.fingerprints.get(name, value) != value:
+            raise StoreError(f"{second.folder}: {who} was given another {name} than in {first.folder}; leave one of them out")
+    if not (differs := _differing(one, other)):
+        return
+    what, old, new = differs
+    if not (reasons := list(_reasons(run, first, second))):
+        raise StoreError(
+            f"{second.folder}: {who} came out otherwise than in {first.folder}: {what} {old} there and {new} here, on the same "
+            f"device with the same versions and packs; one of the two is damaged or was changed: leave one out"
+        )
+    yield (
+        f"{who} was finished twice: {what} {old} in {first.folder}, which is kept, and {new} in {second.folder}, which had "
+        f"{', '.join(reasons)}"
+    )
+
+
+def _differing(one: RunResult, other: RunResult) -> tuple[str, object, object] | None:
+    """The first thing in which two results of one run differ, and both values."""
+    if one.status != other.status:
+        return "status", one.status, other.status
+    for name in dict.fromkeys([*one.metrics, *other.metrics]):
+        old, new = one.metrics.get(name), other.metrics.get(name)
+        if old != new and name in one.metrics and name in other.metrics:  # a version may know more of them
+            return name, old, new
+    return None
+
+
+def _reasons(run: str, first: _Part, second: _Part) -> Iterator[str]:
+    """What rightly changes the last digits of a training, where the second part had another: device, versions, pack."""
+    made = [part.runs[run].result.provenance for part in (first, second)]  # type: ignore[union-attr]
+    for name in ("device", "precision", "torch", "allelse", "threads"):
+        old, new = (getattr(one, name, None) for one in made)
+        if old != new:
+            yield f"another {name} ({new}, not {old})"
+    packs = [part.pack_of(run) for part in (first, second)]
+    if packs[0] != packs[1]:
+        old, new = (len(pack.get("runs", ())) for pack in packs)
+        yield f"another pack (of {new}, not of {old})" if old != new else "another pack"
+
+
+def _definition(sources: Sequence[_Source], comparison: _Part | None, notes: list[str]) -> dict[str, Any]:
+    """The first one's, with the seeds of all."""
+    first = sources[0].definition
+    for one in sources[1:]:
+        if one.definition["references"] != first["references"]:
+            notes.append(f"{one.folder}: names other published figures; those of {sources[0].folder} are kept")
+    if comparison is None:
+        return first
+    seeds_from_arm: dict[str, set[int]] = {}
+    for run in comparison.runs.values():
+        seeds_from_arm.setdefault(canonical_json(run.arm), set()).add(run.seed)
+    seeds = sorted({seed for one in sources for seed in one.definition["seeds"]})
+    arms = []
+    for arm in first["arms"]:
+        own = seeds_from_arm.get(canonical_json(arm["levels"]), set())
+        plain = {key: value for key, value in arm.items() if key != "seeds"}
+        arms.append(plain if own == set(seeds) else {**plain, "seeds": len(own)})
+    return {**first, "seeds": seeds, "arms": arms}
+
+
+def _described(source: _Source) -> dict[str, Any]:
+    part = source.comparison or source.tuned_by
+    assert part is not None
+    return {"seeds": source.definition["seeds"], "runs": len(part.runs), "machine": part.plan["machine"]}
+
+
+def _copy_checkpoints(out: Path, part: _Part | None, folders: Iterable[Path]) -> None:
+    """Take along the checkpoint of each pack that is not finished; one that cannot be taken costs time and no result."""
+    for pack in part.plan["packs"] if part else ():
+        if any(part.rows[run][4] not in FINAL for run in pack["runs"]):  # type: ignore[union-attr]
+            name = Path("checkpoints") / f"{digest(pack['runs'])}.safetensors"
+            found = next((folder / name for folder in folders if (folder / name).is_file()), None)
+            if found and not (out / name).exists():
+                with suppress(OSError):
+                    (out / name).parent.mkdir(exist_ok=True)
+                    shutil.copyfile(found, out / f"{name}.partial")
+                    os.replace(out / f"{name}.partial", out / name)
+
+
+def _words(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {str(value).lower() if isinstance(value, bool) else value}" for key, value in values.items())

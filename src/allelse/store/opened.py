@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -201,6 +201,17 @@ class Store:
                 frame[factor] = pd.Series([row[factor] for row in rows], dtype=object)
         return frame
 
+    @contextmanager
+    def at_one_moment(self) -> Iterator[None]:
+        """All that is read within is of one moment, whatever another process writes meanwhile."""
+        with explained(self.folder):
+            self._connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            with suppress(sqlite3.Error):
+                self._connection.rollback()
+
     # ── what a transaction of this room puts in ─────────────────────────────────────────────────────────────────────
 
     def put(self, key: str, text: str) -> None:
@@ -228,5 +239,3 @@ class Store:
 
     def _where(self, part: str) -> str:
         return f"{self.folder}: {part} in {FILE}"
-
-

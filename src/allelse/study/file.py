@@ -15,6 +15,7 @@ from allelse.messages import one_line
 from allelse.recipe import Part
 from allelse.records import ACCURACIES
 
+MOST_FIRST_SEED = 1_000_000_000
 Seeds = Annotated[int, Field(ge=1, le=10_000)]
 Listed = Field(strict=False)
 
@@ -27,7 +28,7 @@ class Header(Part):
     question: Annotated[str, Field(min_length=1)]
     seeds: Seeds
     """replications of every arm"""
-    first_seed: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
+    first_seed: Annotated[int, Field(ge=0, le=MOST_FIRST_SEED)] = 0
     """the seeds are this one and those that follow"""
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     """how often a wrong verdict may be reached, over all claims of the study"""

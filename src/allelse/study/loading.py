@@ -26,7 +26,7 @@ from allelse.records import METRICS
 from allelse.study.arms import Arm, Builder, placed
 from allelse.study.changes import covers, merge, parse_change, put
 from allelse.study.factors import Factor, check_condition, check_conditions, combinations, read_factors, replaced_levels
-from allelse.study.file import Adjust, Reference, StudyFile, Version, read
+from allelse.study.file import MOST_FIRST_SEED, Adjust, Reference, StudyFile, Version, read
 from allelse.study.tuning import check_tuning, read_tune
 from allelse.study.whole import Study
 
@@ -44,6 +44,7 @@ def load(
     quick: bool = False,
     scaled: bool = False,
     seeds: int | None = None,
+    first_seed: int | None = None,
     changes: Sequence[str] = (),
 ) -> Study:
     """Read and check a study.
@@ -53,6 +54,7 @@ def load(
         quick: put in what the file's ``[quick]`` table changes.
         scaled: put in what the file's ``[scaled]`` table changes.
         seeds: number of seeds of every arm instead of the file's.
+        first_seed: the first of them instead of the file's, so that several machines may each train seeds of their own.
         changes: ``key=value`` as with ``--set``: a recipe key, a factor whose levels it replaces, or a key of ``[tune]``.
 
     Raises:
@@ -89,7 +91,10 @@ def load(
     count = seeds if seeds is not None else put_in.seeds or file.study.seeds
     if not 1 <= count <= 10_000:
         raise StudyError(f"--seeds {count}: allowed: 1 to 10000")
-    all_seeds = tuple(range(file.study.first_seed, file.study.first_seed + count))
+    first = file.study.first_seed if first_seed is None else first_seed
+    if not 0 <= first <= MOST_FIRST_SEED:
+        raise StudyError(f"--first-seed {first}: allowed: 0 to {MOST_FIRST_SEED}")
+    all_seeds = tuple(range(first, first + count))
 
     combined = combinations(factors)
     exclude = file.exclude if put_in.exclude is None else put_in.exclude
@@ -118,14 +123,15 @@ def load(
         notes=(*_conditions(factors, arms), *_exclusions(excluded, len(combined)), *_adjustments(adjust, arms)),
         quick=quick,
         scaled=scaled,
-        command=_command(name_or_path, version, seeds, changes),
+        command=_command(name_or_path, version, seeds, first_seed, changes),
     )
     return check_tuning(study, [moved for _, moved in built], changes, place)
 
 
-def _command(name_or_path: str | Path, version: str, seeds: int | None, changes: Sequence[str]) -> str:
+def _command(name_or_path: str | Path, version: str, seeds: int | None, first_seed: int | None, changes: Sequence[str]) -> str:
     options = [f"--{version}"] if version else []
     options += ["--seeds", str(seeds)] if seeds is not None else []
+    options += ["--first-seed", str(first_seed)] if first_seed is not None else []
     options += [word for change in changes for word in ("--set", change)]
     return shlex.join(["allelse", "run", str(name_or_path), *options])
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from allelse.claims import Claim
-from allelse.design import Design, Level
+from allelse.design import Design, Level, arm_key
 from allelse.records import RunSpec
 from allelse.study.arms import Arm
 from allelse.study.file import Reference, Tune
@@ -52,6 +52,20 @@ class Study:
             recipe = arm.recipe.plain()
             for seed in arm.seeds:
                 yield RunSpec(dict(arm.levels), recipe, seed)
+
+    def with_seeds(self, seeds: Sequence[int], planned: Iterable[tuple[Mapping[str, Level], int]]) -> Study:
+        """The same study with other seeds.
+
+        Arguments:
+            seeds: the study's.
+            planned: the levels and seed of every run; an arm that has none keeps its own.
+        """
+        found: dict[str, list[int]] = {}
+        for levels, seed in planned:
+            found.setdefault(str(arm_key(levels)), []).append(seed)
+        own = [tuple(found.get(str(arm_key(arm.levels)), arm.seeds)) for arm in self.arms]
+        arms = tuple(replace(arm, seeds=of_arm) for arm, of_arm in zip(self.arms, own, strict=True))
+        return replace(self, seeds=tuple(seeds), arms=arms)
 
     def definition(self) -> dict[str, Any]:
         """All that the results depend on and all that was declared before, as plain values; the store keeps it."""
