@@ -11,7 +11,7 @@ from math import ceil, prod
 from typing import Any
 
 from allelse import data
-from allelse.errors import StudyError
+from allelse.errors import StoreError, StudyError
 from allelse.models import Layer, layer_table
 from allelse.recipe import MLP, BatchRenorm, BatchStatistics, OwnModel, OwnPart
 from allelse.records import Pack, RunSpec, Way, canonical_json
@@ -77,7 +77,17 @@ class Plan:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], study: Study) -> Plan:
+        """The plan of a study's own runs.
+
+        Raises:
+            StoreError: it was made of runs that the study does not have.
+        """
         run_from_id = {run.id: run for run in study.runs()}
+        if strange := [run for packed in values["packs"] for run in packed["runs"] if run not in run_from_id]:
+            raise StoreError(
+                f"the stored plan has {len(strange)} runs that this version of allelse does not make of this study, as "
+                f"{strange[0]}; what is finished can be read; to train it anew, give a new folder with --out"
+            )
         return cls(
             tuple(
                 PlannedPack(
