@@ -18,7 +18,7 @@ from typing import Any
 
 from allelse.errors import StoreError
 from allelse.records import RunResult, canonical_json, digest
-from allelse.store import forms, schema
+from allelse.store import schema
 from allelse.store.definitions import differences, same_but_for_seeds, seedless
 from allelse.store.faults import explained, on_disk
 from allelse.store.folder import UNFINISHED, connected, make, read, transaction
@@ -110,7 +110,7 @@ def merge(out: str | Path, folders: Sequence[str | Path]) -> list[str]:
             os.replace(out / UNFINISHED, out / FILE)
             on_disk(out)
     statuses = [row[4] for row in comparison.rows.values()] if comparison else []
-    counted = ", ".join(f"{statuses.count(status)} {status}" for status in forms.STATUSES if status in statuses)
+    counted = ", ".join(f"{statuses.count(status)} {status}" for status in RANK if status in statuses)
     what = f"{len(statuses)} runs of {len(definition['seeds'])} seeds: {counted}" if statuses else "the tuning runs"
     return [f"{out}: {what}, from {len(sources)} folder{'s' if len(sources) > 1 else ''}", *notes]
 

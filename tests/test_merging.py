@@ -1,0 +1,272 @@
+"""Merging: what several folders hold is united, nothing finished is lost or trained again, nothing is decided in silence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+from report_support import MADE, definition, result
+from study_support import PLAIN, TINY, Quiet, allelse, changed, mistake, statuses, write_study
+
+from allelse import launch, store, study
+from allelse.errors import StoreError
+from allelse.records import RunSpec, canonical_json, digest
+
+FACTORS = {"model.activation": ["sigmoid", "relu"]}
+
+
+def fill(folder, seeds, *, final=None, pack=2, made=MADE, accuracy=lambda spec: 50.0 + spec.seed, **changes):
+    """A folder of two arms whose runs with a seed of ``final`` are done; packs of ``pack`` seeds of one arm."""
+    described = definition(factors=FACTORS, claims=[], seeds=list(seeds), **changes)
+    specs = [RunSpec(arm["levels"], arm["recipe"], seed) for arm in described["arms"] for seed in seeds]
+    ids = [spec.id for spec in specs]
+    way = {"convolution": "grouped", "graph": False}
+    packs = [
+        {"runs": ids[first : first + pack], "way": way, "images_per_second": 9.0, "seconds": 1.0 * pack}
+        for first in range(0, len(ids), pack)
+    ]
+    plan = {"packs": packs, "machine": {"device": made.device, "torch": made.torch}, "computing": {"pack": True, "graph": True}}
+    with store.write(folder, described) as opened:
+        opened.begin(plan, [(spec.id, spec.arm, spec.seed) for spec in specs])
+        opened.record(
+            [
+                replace(result(spec, accuracy(spec), probes=False), provenance=made)
+                for spec in specs
+                if spec.seed in (seeds if final is None else final)
+            ]
+        )
+    return folder
+
+
+def content(folder):
+    """Every byte of a folder, by path."""
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def of_seeds(folder):
+    """Status by arm and seed, in the order of the table, and the seeds of the definition."""
+    with store.read(folder) as opened:
+        runs = [(run.arm["model.activation"], run.seed, run.status) for run in opened.runs()]
+        return runs, opened.definition["seeds"]
+
+
+def test_folders_with_seeds_of_their_own_are_united_and_stay_as_they_are(tmp_path):
+    a, b = fill(tmp_path / "a", [0, 1]), fill(tmp_path / "b", [4, 5], final=[4], pack=1)
+    before = content(a), content(b)
+    notes = store.merge(tmp_path / "u", [a, b])
+    assert notes == [f"{tmp_path}/u: 8 runs of 4 seeds: 6 done, 2 pending, from 2 folders"]
+    runs, seeds = of_seeds(tmp_path / "u")
+    done = ["done", "done", "done", "pending"]
+    assert runs == [(arm, seed, status) for arm in FACTORS["model.activation"] for seed, status in zip([0, 1, 4, 5], done)]
+    assert seeds == [0, 1, 4, 5]
+    assert (content(a), content(b)) == before
+    with store.read(tmp_path / "u") as united, store.read(a) as first:
+        results = {run.id: run.result for run in united.runs()}
+        assert all(results[run.id] == run.result for run in first.runs()), "each with its own provenance"
+        assert sorted(run for pack in united.plan["packs"] for run in pack["runs"]) == sorted(results)
+        assert [part["seeds"] for part in united.parts] == [[0, 1], [4, 5]]
+
+
+def test_copies_that_went_on_in_different_places_are_united(tmp_path):
+    whole = fill(tmp_path / "whole", range(4))
+    fill(tmp_path / "a", range(4), final=[0, 1])
+    fill(tmp_path / "b", range(4), final=[2, 3])
+    store.merge(tmp_path / "u", [tmp_path / "a", tmp_path / "b"])
+    for folder in (whole, tmp_path / "u"):
+        assert allelse("results", folder, "--runs", "--format", "json").raw
+    assert (
+        allelse("results", whole, "--runs", "--format", "json").raw
+        == allelse("results", tmp_path / "u", "--runs", "--format", "json").raw
+    )
+
+
+def test_an_existing_folder_of_the_study_is_the_first_of_them(tmp_path):
+    a, b = fill(tmp_path / "a", [0]), fill(tmp_path / "b", [1])
+    assert store.merge(a, [b, a, b])[0] == f"{a}: 4 runs of 2 seeds: 4 done, from 2 folders"
+    assert of_seeds(a)[1] == [0, 1]
+    assert store.merge(a, [b])[0] == f"{a}: 4 runs of 2 seeds: 4 done, from 2 folders", "merging again changes nothing"
+
+
+def test_a_pack_that_is_partly_finished_is_cut_so_that_nothing_finished_is_trained_again(tmp_path):
+    a = fill(tmp_path / "a", range(4), final=[], pack=4)
+    b = fill(tmp_path / "b", range(2), pack=1)
+    store.merge(tmp_path / "u", [a, b])
+    with store.read(tmp_path / "u") as united:
+        status = united.status_from_run()
+        packs = [[status[run] for run in pack["runs"]] for pack in united.plan["packs"]]
+        assert packs == [["done"] * 2, ["pending"] * 2] * 2
+        assert sum(pack["seconds"] for pack in united.plan["packs"]) == pytest.approx(8)
+
+
+def test_a_checkpoint_of_what_is_pending_is_taken_along(tmp_path):
+    a, b = fill(tmp_path / "a", range(2), final=[]), fill(tmp_path / "b", [7])
+    with store.read(a) as opened:
+        pack = opened.plan["packs"][1]["runs"]
+        path = opened.checkpoint(digest(pack))
+    path.parent.mkdir()
+    path.write_bytes(b"state")
+    (path.parent / "other.safetensors").write_bytes(b"of nothing that is pending")
+    store.merge(tmp_path / "u", [b, a])
+    assert content(tmp_path / "u" / "checkpoints") == {type(path)(path.name): b"state"}
+
+
+def refused(out, *folders):
+    with pytest.raises(StoreError) as caught:
+        store.merge(out, folders)
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+def test_equal_runs_from_two_places_are_one(tmp_path):
+    a, b = fill(tmp_path / "a", [0, 1]), fill(tmp_path / "b", [1, 2], pack=1)
+    assert len(store.merge(tmp_path / "u", [a, b])) == 1
+    assert of_seeds(tmp_path / "u")[1] == [0, 1, 2]
+
+
+def test_other_numbers_on_another_device_are_told_and_the_first_are_kept(tmp_path):
+    a = fill(tmp_path / "a", [0])
+    b = fill(tmp_path / "b", [0], made=replace(MADE, device="a GPU"), accuracy=lambda spec: 51.0)
+    _, *notes = store.merge(tmp_path / "u", [a, b])
+    assert [note for note in notes if note.startswith("run ")] == [
+        f"run {run} (model.activation {arm}, seed 0) was finished twice: accuracy 50.0 in {a}, which is kept, and 51.0 in {b}, "
+        f"which had another device (a GPU, not a CPU)"
+        for run, arm in zip(run_ids(a), FACTORS["model.activation"], strict=True)
+    ]
+    with store.read(tmp_path / "u") as united:
+        assert {run.result.metrics["accuracy"] for run in united.runs()} == {50.0}
+    store.merge(tmp_path / "v", [b, a])
+    with store.read(tmp_path / "v") as united:
+        assert {run.result.metrics["accuracy"] for run in united.runs()} == {51.0}
+
+
+def run_ids(folder):
+    with store.read(folder) as opened:
+        return [run.id for run in opened.runs()]
+
+
+def test_other_numbers_for_no_reason_are_refused_and_nothing_is_written(tmp_path):
+    a, b = fill(tmp_path / "a", [0]), fill(tmp_path / "b", [0], accuracy=lambda spec: 51.0)
+    told = refused(tmp_path / "u", a, b)
+    assert f"came out otherwise than in {a}: accuracy 50.0 there and 51.0 here, on the same device" in told
+    assert not (tmp_path / "u" / store.FILE).exists()
+    assert store.merge(tmp_path / "u", [a])
+
+
+def test_another_study_is_refused_with_what_differs(tmp_path):
+    a, b = fill(tmp_path / "a", [0]), fill(tmp_path / "b", [1], alpha=0.01)
+    assert refused(tmp_path / "u", a, b) == (
+        f"{b}: is of another study than {a}, and results never mix: alpha: 0.05 → 0.01; leave it out"
+    )
+
+
+def test_what_holds_no_study_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").touch()
+    a = fill(tmp_path / "a", [0])
+    assert "no study was run there" in refused(tmp_path / "u", a, tmp_path / "empty")
+    assert "holds other files and no study" in refused(tmp_path / "other", a)
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["thesis.tex"]
+    with store.write(tmp_path / "unplanned", definition(factors=FACTORS, claims=[], seeds=[0])):
+        pass
+    assert "nothing to unite" in refused(tmp_path / "u", tmp_path / "unplanned")
+    assert "adds nothing" in store.merge(tmp_path / "u", [a, tmp_path / "unplanned"])[1]
+
+
+@pytest.mark.parametrize("at", ["put", "insert", "replace"])
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_merge_that_is_cut_off_leaves_the_store_before_or_none(at, existing, tmp_path, monkeypatch):
+    from allelse.store import merging
+
+    a, b, out = fill(tmp_path / "a", [0]), fill(tmp_path / "b", [1]), tmp_path / "u"
+    if existing:
+        fill(out, [2])
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((merging.os, "replace") if at == "replace" else (store.Store, at)), killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.merge(out, [a, b])
+    if existing:
+        assert of_seeds(out)[1] == [2]
+    else:
+        assert not (out / store.FILE).exists()
+    assert store.merge(out, [a, b])[0].endswith(f"from {2 + existing} folders")
+
+
+def test_folders_that_tuned_apart_are_refused(tmp_path):
+    tune = {"key": "optimizer.lr", "metric": "validation_accuracy", "per": [], "values": [0.1]}
+    described = definition(factors=FACTORS, claims=[], seeds=[0], tune=tune)
+    for name in ("a", "b"):
+        with store.write(tmp_path / name, described) as opened:
+            opened.tuning_part.begin({"packs": []}, [(name, {"model.activation": "relu", "optimizer.lr": 0.1}, 5)])
+    assert "tuned on other runs than" in refused(tmp_path / "u", tmp_path / "a", tmp_path / "b")
+    assert "the tuning runs, from 1 folder" in store.merge(tmp_path / "u", [tmp_path / "a"])[0]
+
+
+def test_the_command_line_from_two_machines_to_one_report(tmp_path, monkeypatch):
+    """Two folders with seeds of their own, one stopped half-way: united, trained to the end, and the same as one machine's."""
+    from allelse import engine
+    from allelse.launch import local
+
+    monkeypatch.setattr(local.Speeds, "images_per_second", lambda self, pack: 100.0)  # packs of one, on every machine
+    file = write_study(tmp_path, changed("epochs          = 2", "epochs          = 1", PLAIN))
+    run = ["run", file, "--device", "cpu"]
+    assert allelse(*run, "--out", tmp_path / "a").code == 0
+    real, calls = engine.train_pack, []
+
+    def stopped(*arguments):
+        calls.append(arguments)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "train_pack", stopped)
+        assert allelse(*run, "--out", tmp_path / "b", "--first-seed", 2, "--seeds", 1).code == 130
+    shutil.move(tmp_path / "b", tmp_path / "from the other machine")
+    merged = allelse("merge", tmp_path / "u", tmp_path / "a", tmp_path / "from the other machine")
+    assert (merged.code, merged.out) == (0, f"{tmp_path}/u: 6 runs of 3 seeds: 5 done, 1 pending, from 2 folders\n")
+    assert "6 runs: 5 done, 1 pending" in allelse("status", tmp_path / "u").out
+
+    trained = []
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "train_pack", lambda pack, *rest: trained.append(pack) or real(pack, *rest))
+        assert allelse(*run, "--out", tmp_path / "u").code == 0
+    assert [pack.seeds for pack in trained] == [(2,)]
+    assert statuses(tmp_path / "u") == ["done"] * 6
+    assert (tmp_path / "u" / "report.html").exists()
+    assert allelse(*run, "--out", tmp_path / "one", "--seeds", 3).code == 0
+    united, alone = (allelse("results", tmp_path / name, "--runs", "--format", "json").raw for name in ("u", "one"))
+    assert united == alone
+    assert "seeds: 3 from 0 → 9 from 0" in mistake(*run, "--out", tmp_path / "u", "--seeds", 9)
+
+
+def test_the_first_seed_moves_all_seeds_and_says_what_is_allowed(tmp_path):
+    file = write_study(tmp_path, TINY)
+    loaded = study.load(file, first_seed=7)
+    assert loaded.seeds == (7, 8)
+    assert {run.seed for run in loaded.runs()} == {7, 8}
+    assert loaded.command.endswith("--first-seed 7")
+    assert mistake("plan", file, "--first-seed", -1) == "--first-seed -1: allowed: 0 to 1000000000"
+
+
+def test_an_arm_with_seeds_of_its_own_keeps_them_in_a_united_folder(tmp_path, monkeypatch):
+    from allelse.launch import local
+
+    monkeypatch.setattr(local.Speeds, "images_per_second", lambda self, pack: 100.0)
+    own = '\n[[adjust]]\nwhere = { "model.activation" = "relu" }\nseeds = 1\n'
+    file = write_study(tmp_path, changed("epochs          = 2", "epochs          = 1", PLAIN) + own)
+    for name, first in (("a", 0), ("b", 5)):
+        launch.run_study(study.load(file, first_seed=first), tmp_path / name, "cpu", Quiet())
+    store.merge(tmp_path / "u", [tmp_path / "a", tmp_path / "b"])
+    with store.read(tmp_path / "u") as opened:
+        assert opened.definition["seeds"] == [0, 1, 5, 6]
+        assert [arm.get("seeds") for arm in opened.definition["arms"]] == [None, 2]
+    outcome = launch.run_study(study.load(file), tmp_path / "u", "cpu", Quiet())
+    assert outcome.runs_by_status == {"done": 6}
+    assert json.loads(canonical_json(of_seeds(tmp_path / "u")[0]))[-1] == ["relu", 5, "done"]
