@@ -1,0 +1,223 @@
+"""Forged and damaged stores: whatever stands in one, every command gives its result or one line, and obeys no text of it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from report_support import definition, result, write_store
+from study_support import allelse, mistake
+
+from allelse import store
+from allelse.errors import StoreError
+from allelse.store import schema
+
+JUNK = [
+    *(None, True, False, 0, -1, 1, 2**31, 2**63, 10**400, -(10**30), 0.5, -0.5, 1e308, -1e308, 1e-320),
+    *(
+        "",
+        "x",
+        "done",
+        "pending",
+        "\x1b[2J\x1b]0;pwned\x07",
+        "a\nb\rc",
+        "\u202ekcats",
+        "\x9b31m",
+        "x" * 100_000,
+        "<script>alert(1)</script>",
+    ),
+    *([], {}, [[]], [None], [1, "x"], {"": {}}, {"accuracy": "high"}, {"levels": {"a": []}}),
+]
+RAW = [
+    "",
+    "{",
+    "null",
+    "NaN",
+    '{"a": NaN}',
+    "Infinity",
+    "1e999",
+    "[" * 100_000,
+    '{"a":' * 50_000,
+    '"\\ud800"',
+    "\x00",
+    "1" * 10_000,
+    "{} {}",
+]
+COMMANDS = [
+    ["status"],
+    ["results"],
+    ["results", "--runs", "--format", "csv"],
+    ["results", "--runs", "--timing"],
+    ["results", "--format", "json"],
+    ["verdicts"],
+    ["compare"],
+]
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory) -> Path:
+    """A store with all that a store can hold: done, diverged, failed and pending runs, references, tuning, parts."""
+    factors = {"model.activation": ["sigmoid", "relu"], "model.depth": [1, 2]}
+    references = [
+        {"source": "a paper", "arm": {"model.activation": "relu"}, "accuracy": 80.0, "sd": 1.0, "n": 5, "metric": "accuracy"}
+    ]
+    tune = {
+        "key": "optimizer.lr",
+        "metric": "validation_accuracy",
+        "per": ["model.activation"],
+        "values": [0.1],
+        "epochs": None,
+        "seeds": 1,
+    }
+    described = definition(factors=factors, seeds=[0, 1, 2], references=references, tune=tune)
+    kind_from_place = {3: "diverged", 4: "failed"}
+    places = iter(range(100))
+
+    def of(spec, accuracy):
+        kind = kind_from_place.get(place := next(places), "done")
+        return None if place == 5 else result(spec, accuracy, status=kind, error=None if kind == "done" else "no longer finite")
+
+    folder = write_store(tmp_path_factory.mktemp("sound") / "out", described, of)
+    with store.write(folder, described) as opened:
+        with store.read(folder) as read:
+            ids = [run.id for run in read.runs()]
+        packs = [
+            {"runs": [run], "way": {"convolution": "grouped", "graph": False}, "images_per_second": 9.0, "seconds": 1.0}
+            for run in ids
+        ]
+        machine = {"device": "a CPU", "torch": "2"}
+        opened.replan({"packs": packs, "machine": machine, "computing": {"pack": True, "graph": True}})
+        tuned = [
+            {
+                "levels": {"model.activation": level},
+                "value": 0.1,
+                "at_edge": "lowest",
+                "tried": [{"value": 0.1, "mean": 50.0, "n": 1, "diverged": 0}],
+            }
+            for level in factors["model.activation"]
+        ]
+        opened.settle(
+            {
+                "key": "optimizer.lr",
+                "metric": "validation_accuracy",
+                "per": ["model.activation"],
+                "runs": 2,
+                "seeds": 1,
+                "epochs": 1,
+                "images": 100,
+                "choices": tuned,
+            }
+        )
+        part = opened.tuning_part
+        part.begin(
+            {"packs": []},
+            [
+                (f"t{number}", {**arm["levels"], "optimizer.lr": 0.1}, 1_100_000_000)
+                for number, arm in enumerate(described["arms"])
+            ],
+        )
+    for command in COMMANDS:
+        assert allelse(command[0], folder, *command[1:]).code == 0
+    return folder
+
+
+def nodes(value, path=()):
+    """The path of every value within plain values."""
+    yield path
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from nodes(inner, (*path, key))
+
+
+def forge(folder: Path, choose: random.Random) -> str:
+    """Change one value somewhere in a store, as someone would who knows how it is sealed; says what was done."""
+    connection = sqlite3.connect(folder / store.FILE)
+    connection.create_function("seal", -1, schema.seal, deterministic=True)
+    texts = [("meta", "value", "key", key) for (key,) in connection.execute("SELECT key FROM meta ORDER BY key")]
+    for table in ("runs", "tuning_runs"):
+        for run, stored in connection.execute(f"SELECT id, result FROM {table} ORDER BY place").fetchall():
+            texts += [(table, column, "id", run) for column in ("arm", *(["result"] if stored else []))]
+    table, column, key, name = choose.choice(texts)
+    (text,) = connection.execute(f"SELECT {column} FROM {table} WHERE {key} = ?", (name,)).fetchone()
+    how = choose.choice(["value", "value", "value", "key", "raw", "column"])
+    if how == "column" and table != "meta":
+        column = choose.choice(["place", "seed", "status", "id", "result", "arm"])
+        new = choose.choice([None, -1, 2**62, "x", 0.5, b"\xff\xfe", "done", "pending", "failed", "\x1b[2J"])
+    elif how == "raw":
+        new = choose.choice(RAW)
+    else:
+        value = json.loads(text)
+        path = choose.choice([path for path in nodes(value) if path])
+        at = value
+        for step in path[:-1]:
+            at = at[step]
+        junk = copy.deepcopy(choose.choice(JUNK))
+        if how == "key":
+            del at[path[-1]]
+        else:
+            at[path[-1]] = junk
+        new = json.dumps(value, ensure_ascii=choose.random() < 0.5)
+        column_and_path = f"{column} {path}: {str(junk)[:60]!r}" if how == "value" else f"{column} {path} deleted"
+    try:
+        connection.execute(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", (new, name))
+        seal = schema.META_SEAL if table == "meta" else schema.RUN_SEAL
+        connection.execute(f"UPDATE {table} SET seal = {seal}")
+        connection.commit()
+    except sqlite3.Error:
+        connection.rollback()
+    connection.close()
+    return f"{table} {name} {how}: {column_and_path if how in ('value', 'key') else (column, str(new)[:60])}"
+
+
+def damage(folder: Path, choose: random.Random) -> str:
+    """Flip some bits of the file, or cut it; says what was done."""
+    content = bytearray((folder / store.FILE).read_bytes())
+    if choose.random() < 0.2:
+        content = content[: choose.randrange(len(content))]
+    else:
+        for _ in range(choose.choice([1, 1, 3, 30])):
+            content[choose.randrange(len(content))] ^= 1 << choose.randrange(8)
+    (folder / store.FILE).write_bytes(content)
+    return "bytes"
+
+
+def check(command: list[str], folder: Path, what: str) -> int:
+    """The exit code of a command that ended as it must."""
+    ended = allelse(command[0], folder, *command[1:])
+    assert ended.code in (0, 2), (what, command, ended.code)
+    if ended.code == 2:
+        lines = ended.err.splitlines()
+        assert len(lines) == 1 and lines[0].startswith("allelse: "), (what, command, ended.err[-2000:])
+        assert ended.out == "", (what, command)
+    shown = (ended.out + ended.err).replace("\n", "").replace("\t", "")
+    controls = sorted({char for char in shown if not char.isprintable() and char != "\xa0"})
+    assert not controls, (what, command, controls)
+    return ended.code
+
+
+def forged_and_checked(sound, folder, seed, change, commands=COMMANDS):
+    choose = random.Random(seed)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    shutil.copyfile(sound / store.FILE, folder / store.FILE)
+    what = change(folder, choose)
+    return [check(command, folder, f"{seed}: {what}") for command in commands]
+
+
+@settings(max_examples=40, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(st.integers(0, 10**9), st.sampled_from([forge, forge, damage]))
+def test_every_command_on_a_forged_store_gives_its_result_or_one_line(sound, tmp_path_factory, seed, change):
+    command = COMMANDS[seed % len(COMMANDS)]
+    forged_and_checked(sound, tmp_path_factory.getbasetemp() / "forged", seed, change, [command])
+
+
+@settings(max_examples=3, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(st.integers(0, 10**9))
+def test_a_report_of_a_forged_store_is_made_or_refused_in_one_line(sound, tmp_path_factory, seed):
+    forged_and_checked(sound, tmp_path_factory.getbasetemp() / "forged", seed, forge, [["report"]])
