@@ -12,7 +12,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from study_support import allelse, mistake, statuses
+from study_support import allelse, mistake, run
 
 from allelse import store
 
@@ -56,8 +56,7 @@ def test_run_goes_on_in_a_store_of_an_older_version_and_keeps_what_is_finished(n
     with store.read(folder) as opened:
         before = {run.id: run.result for run in opened.runs() if run.status == "done"}
     assert len(before) == 2
-    assert allelse("run", KEPT / "study.toml", "--out", folder, "--device", "cpu").code == 0
-    assert statuses(folder) == ["done"] * 4
+    assert run(KEPT / "study.toml", folder).runs_by_status == {"done": 4}
     with store.read(folder) as opened:
         assert {run.id: run.result for run in opened.runs() if run.id in before} == before
     connection = sqlite3.connect(folder / store.FILE)
@@ -69,7 +68,7 @@ def test_run_goes_on_in_a_store_of_an_older_version_and_keeps_what_is_finished(n
 def test_a_finished_tuned_store_of_an_older_version_is_whole(folder_of):
     folder = folder_of("1-tuned")
     before = json.loads(allelse("results", folder, "--runs", "--format", "json").raw)
-    assert allelse("run", KEPT / "tuned.toml", "--out", folder, "--device", "cpu").code == 0
+    assert run(KEPT / "tuned.toml", folder).runs_by_status == {"done": 4}
     assert json.loads(allelse("results", folder, "--runs", "--format", "json").raw) == before
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from allelse.errors import StoreError
+from allelse.store.forms import visible
 
 STAYS = "what is finished there stays"
 FULL = f"no space is left for it; {STAYS}; free space, and the same command goes on"
@@ -62,7 +63,7 @@ def explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, sqlite3.Warning, OSError, OverflowError, UnicodeError) as error:
-        said = " ".join(str(error).split())
+        said = " ".join(str(visible(str(error))).split())[:300]
         raise StoreError(f"{folder}: cannot be used as an output folder: {said}; {_remedy(error)}") from None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,7 +137,7 @@ class Store:
         with explained(self.folder):
             stamp = (self._connection.execute("PRAGMA data_version").fetchone()[0], self._connection.total_changes)
         if self._known is None or self._known[0] != stamp:
-            self._known = (stamp, [self._stored(row) for row in self.rows()])
+            self._known = (stamp, self._checked(self.rows()))
         return list(self._known[1])
 
     def rows(self) -> list[tuple[Any, ...]]:
@@ -151,25 +151,41 @@ class Store:
             raise forms.damaged(self._where(self._runs), "a run is not there, or is there twice")
         return rows
 
-    def _stored(self, row: tuple[Any, ...]) -> StoredRun:
+    def _checked(self, rows: Iterable[tuple[Any, ...]]) -> list[StoredRun]:
+        definition = self.definition
+        extra = {definition["tune"]["key"]} if self._runs == "tuning_runs" and definition.get("tune") else set()
+        arms = {canonical_json(arm["levels"]) for arm in definition["arms"]}
+        levels_from_text: dict[object, dict[str, Any]] = {}  # one text for all seeds of an arm
+
+        def levels(text: object, where: str) -> dict[str, Any]:
+            if text not in levels_from_text:
+                found = forms.parsed("levels", text, where)
+                if canonical_json({key: level for key, level in found.items() if key not in extra}) not in arms:
+                    raise forms.damaged(where, "it is of no arm of the study")
+                levels_from_text[text] = found
+            return levels_from_text[text]
+
+        return [self._stored(row, levels) for row in rows]
+
+    def _stored(self, row: tuple[Any, ...], levels: Callable[[object, str], dict[str, Any]]) -> StoredRun:
         run, _, arm, seed, status, result, sealed = row
         if not isinstance(run, str) or not isinstance(seed, int) or status not in forms.STATUSES:
             raise forms.damaged(self._where(self._runs), f"a run has the id {run!r:.40}, the seed {seed!r:.40}, {status!r:.40}")
         where = self._where(f"run {forms.visible(run)[:40]}")
         if sealed is not None and sealed != seal(*row[:-1]):
             raise forms.damaged(where, "it is not as it was stored")
-        levels = forms.parsed("levels", arm, where)
-        return StoredRun(forms.visible(run), levels, seed, status, forms.result(result, run, status, where))
+        return StoredRun(forms.visible(run), levels(arm, where), seed, status, forms.result(result, run, status, where))
 
     def status_from_run(self) -> dict[str, str]:
         """The status of every run by id."""
         with explained(self.folder):
             rows = self._connection.execute(
-                f"SELECT id, status FROM {self._runs} NOT INDEXED ORDER BY place"  # noqa: S608
+                f"SELECT id, status, result IS NULL FROM {self._runs} NOT INDEXED ORDER BY place"  # noqa: S608
             ).fetchall()
-        if any(not isinstance(run, str) or status not in forms.STATUSES for run, status in rows):
-            raise forms.damaged(self._where(self._runs), "a run has no id, or a status that there is not")
-        return {forms.visible(run): status for run, status in rows}
+        for run, status, without_result in rows:
+            if not isinstance(run, str) or status not in forms.STATUSES or (status == "pending") != without_result:
+                raise forms.damaged(self._where(self._runs), "a run has no id, or a status that cannot be")
+        return {forms.visible(run): status for run, status, _ in rows}
 
     def table(self, *, timing: bool = False) -> pd.DataFrame:
         """One row a run in the plan's order: ``run``, one column a factor, ``seed``, ``status``, ``error``, one a metric.
