@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from report_support import definition, result, write_store
-from study_support import Quiet, allelse, changed, mistake, statuses, write_study
+from study_support import Quiet, allelse, changed, mistake, run, statuses, write_study
 
 from allelse import engine, launch, store, study
 from allelse.errors import StoreError

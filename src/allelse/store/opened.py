@@ -171,10 +171,11 @@ class Store:
         run, _, arm, seed, status, result, sealed = row
         if not isinstance(run, str) or not isinstance(seed, int) or status not in forms.STATUSES:
             raise forms.damaged(self._where(self._runs), f"a run has the id {run!r:.40}, the seed {seed!r:.40}, {status!r:.40}")
-        where = self._where(f"run {forms.visible(run)[:40]}")
+        run = forms.visible(run)
+        where = self._where(f"run {run[:40]}")
         if sealed is not None and sealed != seal(*row[:-1]):
             raise forms.damaged(where, "it is not as it was stored")
-        return StoredRun(forms.visible(run), levels(arm, where), seed, status, forms.result(result, run, status, where))
+        return StoredRun(run, levels(arm, where), seed, status, forms.result(result, run, status, where))
 
     def status_from_run(self) -> dict[str, str]:
         """The status of every run by id."""
