@@ -44,9 +44,7 @@ def load(
     Raises:
         AllelseError: one line that says what is wrong and what to do.
     """
-    return _load_study(
-        name_or_path, quick=quick, scaled=scaled, seeds=seeds, first_seed=first_seed, changes=changes
-    )
+    return _load_study(name_or_path, quick=quick, scaled=scaled, seeds=seeds, first_seed=first_seed, changes=changes)
 
 
 def explain(study: Study, *levels: str) -> pd.DataFrame:

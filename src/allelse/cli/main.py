@@ -111,9 +111,7 @@ def plan(
     from allelse.cli import tables
     from allelse.launch import Computing, check_parts, dataset_of, plan_study
 
-    loaded = study.load(
-        study_name, quick=quick, scaled=scaled, seeds=seeds, first_seed=first_seed, changes=changes or ()
-    )
+    loaded = study.load(study_name, quick=quick, scaled=scaled, seeds=seeds, first_seed=first_seed, changes=changes or ())
     torch_device = engine.find_device(device)
     computing = Computing(not no_pack, not no_graph)
     tuning_plan = plan_study(study.tuning_study(loaded), torch_device, computing) if loaded.tune else None
@@ -174,9 +172,7 @@ def run(
     from allelse.launch import Computing, run_study
     from allelse.report import judge, write_report
 
-    loaded = study.load(
-        study_name, quick=quick, scaled=scaled, seeds=seeds, first_seed=first_seed, changes=changes or ()
-    )
+    loaded = study.load(study_name, quick=quick, scaled=scaled, seeds=seeds, first_seed=first_seed, changes=changes or ())
     folder = out or Path("runs") / loaded.name
     with Screen() as screen:
         outcome = run_study(loaded, folder, device, screen, Computing(not no_pack, not no_graph))
