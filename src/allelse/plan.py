@@ -13,7 +13,7 @@ from typing import Any
 from allelse import data
 from allelse.errors import StoreError, StudyError
 from allelse.models import Layer, layer_table
-from allelse.recipe import MLP, BatchRenorm, BatchStatistics, OwnModel, OwnPart
+from allelse.recipe import MLP, BatchRenorm, BatchStatistics, OwnModel, OwnPart, Work
 from allelse.records import Pack, RunSpec, Way, canonical_json
 from allelse.study import Arm, Study
 
@@ -31,9 +31,6 @@ MEASURING_SECONDS = 0.5
 
 NUMBERS = ("optimizer.lr", "optimizer.weight_decay")
 """Recipe keys that may differ between the runs of a pack: each replica then has an optimiser of its own."""
-
-FORWARD_SHARE = 1 / 3
-"""What evaluating an image costs against training on it: one pass forward against one forward and two back."""
 
 
 @dataclass(frozen=True)
@@ -321,15 +318,7 @@ def _seconds(arm: Arm, dataset: data.Dataset, replicas: int, rate: float | None)
     train, validation = data.split(
         dataset, train_per_class=recipe.train_per_class, validation_per_class=recipe.validation_per_class, seed=0
     )
-    updates, epochs = recipe.length(len(train))
-    test = len(dataset.test_labels)
-    evaluated = epochs * (test + len(validation)) + len(train) + 3 * test
-    norm = getattr(recipe.model, "norm", None)
-    if isinstance(norm, BatchStatistics) and norm.evaluate == "recalibrated":
-        evaluated += epochs * len(train)
-    if averaging := recipe.averaging:
-        evaluated += (epochs - averaging.start_epoch + 1) * (test + (len(train) if averaging.name == "swa" else 0))
-    return replicas * (updates * recipe.batch_size + FORWARD_SHARE * evaluated) / rate
+    return replicas * Work(recipe, len(train), len(validation), len(dataset.test_labels)).whole / rate
 
 
 # ── what is equal and what is not ───────────────────────────────────────────────────────────────────────────────────

@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -42,6 +42,7 @@ from allelse.engine.graphs import Recorded
 from allelse.engine.optim import build_optimizer, learning_rates
 from allelse.engine.own import acts_on_whole_tensors, can_be_recorded
 from allelse.engine.probes import BATCHES_FOR_NOISE, Probe, probe_steps, summarise
+from allelse.engine.progress import Doing, Progress
 from allelse.engine.rows import row_networks
 from allelse.engine.scores import final_scores
 from allelse.engine.steps import Steps
@@ -53,17 +54,6 @@ from allelse.seeds import stream
 log = logging.getLogger("allelse")
 
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a pack is; handed to ``on_progress`` at most a few times a second and at each epoch's end."""
-
-    share: float
-    """of all training steps that are done, 0 to 1"""
-    epoch: int
-    """epochs done"""
-    epochs: int
 
 
 def train_pack(
@@ -87,9 +77,11 @@ def train_pack(
     Returns:
         one result a run, in the pack's order; a run whose loss is no longer finite is ``diverged``.
     """
+    on_progress(Progress(0.0, 0, 0, "preparing"))
     training = Training(pack, dataset, device)
     if checkpoint is not None:
         training.resume(checkpoint)
+    on_progress(training.progress("preparing"))
     saved, warned = time.monotonic(), False
     while training.epoch < training.epochs and not training.diverged.all():
         training.run_epoch(on_progress)
@@ -101,7 +93,9 @@ def train_pack(
                     log.warning("pack %s goes on without a checkpoint, which cannot be written: %s", pack.id, error)
                 warned = True
             saved = time.monotonic()
-    return training.results()
+    results = training.results()
+    on_progress(replace(training.progress("evaluating"), share=1.0))  # a pack that diverged has nothing left to do either
+    return results
 
 
 class Training:
@@ -136,6 +130,7 @@ class Training:
         self.steps_per_epoch = len(self.subsets[0]) // self.recipe.batch_size
         assert self.steps_per_epoch > 0, "the plan holds every batch size against its data"
         self.updates, self.epochs = self.recipe.length(len(self.subsets[0]))
+        self.work = recipe.Work(self.recipe, len(self.subsets[0]), len(splits[0][1]), len(dataset.test_labels))
         crop, cutout = self.recipe.augmentation(recipe.Crop), self.recipe.augmentation(recipe.Cutout)
         padding = crop.padding if crop else 0
         self.train_feed = feed_of(dataset, "train", padding, weights_dtype, device)
@@ -201,6 +196,13 @@ class Training:
         """How many steps this epoch has, counted from 0: the last may be cut short."""
         return min(self.steps_per_epoch, self.updates - epoch * self.steps_per_epoch)
 
+    def progress(self, doing: Doing, steps: int = 0, *, scored: bool = True) -> Progress:
+        """Where this pack is: so many steps beyond its last whole epoch, which may still have to be ``scored``."""
+        done = min(self.epoch * self.steps_per_epoch, self.updates) + steps
+        work = done * self.recipe.batch_size + self.work.evaluations(self.epoch - (not scored))
+        share = self.work.evaluation / self.work.whole
+        return Progress(work / self.work.whole, self.epoch, self.epochs, doing, share)
+
     @property
     def evaluated(self) -> Network:
         """The network that the scores are of: with averaged weights, once there are some."""
@@ -224,7 +226,7 @@ class Training:
             else:
                 steps.advance(next((place for place in probed if place > steps.done), until))
             if time.perf_counter() - reported > 0.2:
-                on_progress(Progress((first + steps.done) / self.updates, self.epoch, self.epochs))
+                on_progress(self.progress("training", steps.done))
                 reported = time.perf_counter()
         # A GPU is still at work here: what the next epoch draws is drawn meanwhile.
         self.draws = self.draw(self.epoch + 1) if self.epoch + 1 < self.epochs else None
@@ -233,6 +235,7 @@ class Training:
         self.diverged |= ~np.isfinite(train.loss.cpu().numpy()) | ~self._weights_are_finite()
         self.epoch += 1
         trained = time.perf_counter()
+        on_progress(self.progress("training", scored=False))
         scores = {"train_{}": train, **self._evaluate()}
         rates = self.rates[first + steps.done - 1]
         for replica, history in enumerate(self.history):
@@ -242,7 +245,7 @@ class Training:
                 history[-1][name.format("accuracy")] = float(score.accuracy[replica])
         self.seconds["train"] += trained - begun
         self.seconds["evaluate"] += time.perf_counter() - trained
-        on_progress(Progress((first + steps.done) / self.updates, self.epoch, self.epochs))
+        on_progress(self.progress("evaluating"))
 
     def _evaluate(self) -> dict[str, Score]:
         """The scores that an epoch ends with, by the form of their names, under the statistics that the recipe asks for."""

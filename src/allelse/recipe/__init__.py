@@ -57,6 +57,7 @@ from allelse.recipe.optimizers import (
 from allelse.recipe.own import OwnCode, OwnModel, OwnPart
 from allelse.recipe.schedules import Constant, Cosine, Exponential, Linear, OneCycle, Polynomial, Schedule, Step
 from allelse.recipe.whole import Recipe
+from allelse.recipe.work import Work
 
 __all__ = [
     "ASGD",
@@ -132,5 +133,6 @@ __all__ = [
     "Stem",
     "Step",
     "Threshold",
+    "Work",
     "Xavier",
 ]
