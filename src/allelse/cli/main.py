@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -188,13 +189,20 @@ def run(
 
 
 @app.command()
-def status(folder: Folder) -> None:
-    """How far a study is, and whether its runs were paired as planned."""
+def status(
+    folder: Folder,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow it until it ends or stops; Ctrl-C ends watching.")] = False,
+) -> None:
+    """How far a study is, who is at work on it, and whether its runs were paired as planned."""
     from allelse import store
-    from allelse.cli import tables
+    from allelse.cli import status as shown
 
-    with store.read(folder) as opened:
-        tables.show_status(opened)
+    if watch:
+        with suppress(KeyboardInterrupt):
+            shown.watch(folder)
+    else:
+        with store.read(folder) as opened:
+            shown.show(opened)
 
 
 @app.command()

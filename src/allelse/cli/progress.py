@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
     from allelse.plan import Plan  # brings torch along
@@ -27,6 +27,10 @@ def duration(seconds: float) -> str:
     return f"{minutes // 1440} d {minutes % 1440 // 60} h"
 
 
+def left_text(seconds: float) -> str:
+    return f"about {duration(seconds)} left"
+
+
 class Screen:
     """A ``launch.Watcher`` on stderr."""
 
@@ -34,8 +38,9 @@ class Screen:
         self.console = Console(stderr=True)
         self.bar: Progress | None = None
         self.task = TaskID(0)
-        self.total = self.done = self.before = 0.0
+        self.total = self.done = 0.0
         self.begun = self.last_line = 0.0
+        self.seconds_left: float | None = None
 
     def __enter__(self) -> Screen:
         return self
@@ -48,8 +53,9 @@ class Screen:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def start(self, plan: Plan, done: float) -> None:
-        self.total, self.done, self.before = plan.seconds, done, done
+        self.total, self.done = plan.seconds, done
         self.begun = self.last_line = time.monotonic()
+        self.seconds_left = None
         runs = sum(len(planned.pack.runs) for planned in plan.packs)
         went_on = f", {done / plan.seconds:.0%} of it stored before" if done else ""
         self.say(f"{runs} runs in {len(plan.packs)} packs, estimated {duration(plan.seconds)}{went_on}")
@@ -62,13 +68,18 @@ class Screen:
                 BarColumn(bar_width=None),
                 TextColumn("{task.percentage:>3.0f} %"),
                 TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
+                TextColumn("{task.fields[left]}"),
                 console=self.console,
             )
-            self.task = self.bar.add_task("training", total=plan.seconds)
+            self.task = self.bar.add_task("training", total=plan.seconds, left=left_text(plan.seconds - done))
             self.bar.update(self.task, completed=done)
             self.bar.start()
+
+    def left(self, seconds: float) -> None:
+        """So many seconds from now, by what has passed so far."""
+        self.seconds_left = seconds
+        if self.bar:
+            self.bar.update(self.task, left=left_text(seconds))
 
     def advance(self, seconds: float) -> None:
         self.done += seconds
@@ -77,5 +88,5 @@ class Screen:
         elif time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
             self.last_line = time.monotonic()
             spent = self.last_line - self.begun
-            left = spent * (self.total - self.done) / max(self.done - self.before, 1e-9)
-            self.say(f"{self.done / self.total:4.0%} done, {duration(spent)} spent, about {duration(left)} left")
+            left = f", {left_text(self.seconds_left)}" if self.seconds_left is not None else ""
+            self.say(f"{self.done / self.total:4.0%} done, {duration(spent)} spent{left}")

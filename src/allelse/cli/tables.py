@@ -15,25 +15,19 @@ from rich.table import Table
 from allelse import stats
 from allelse.claims import Claim, check_claims, settings
 from allelse.cli import tuning
+from allelse.cli.console import make_console
 from allelse.cli.progress import duration
 from allelse.data import Dataset, Entry
 from allelse.design import Design, arm_key, is_absent, level_text, matches
 from allelse.errors import StoreError, StudyError
 from allelse.recipe import Recipe
 from allelse.records import METRICS, Pack, canonical_json
-from allelse.store import Store, pairing
+from allelse.store import Store
 from allelse.study import Arm, Study
 
 if TYPE_CHECKING:
     from allelse.launch import CheckedPart
     from allelse.plan import Plan  # brings torch along
-
-NARROWEST = 80
-
-
-def make_console() -> Console:
-    console = Console(highlight=False, markup=False)
-    return console if console.is_terminal else Console(highlight=False, markup=False, width=NARROWEST)
 
 
 def make_table(*columns: str, numbers: Iterable[str] = ()) -> Table:
@@ -191,12 +185,12 @@ def arms(store: Store, metric: str = "accuracy") -> pd.DataFrame:
 
 def show_results(store: Store, metric: str = "accuracy") -> None:
     console, definition = make_console(), store.definition
-    statuses = list(store.status_from_run().values())
-    summary = arms(store, metric) if {"done", "diverged", "failed"} & set(statuses) else None
+    counts = store.counts()
+    summary = arms(store, metric) if {"done", "diverged", "failed"} & set(counts) else None
     console.print(f"{definition['name']}: {definition['question']}", style="bold")
     if summary is None:
         tuning.show(console, store)
-        console.print(f"nothing is finished yet ({len(statuses)} runs planned)")
+        console.print(f"nothing is finished yet ({sum(counts.values())} runs planned)")
         return
     declared = [] if definition["quick"] else definition["references"]
     references = [reference for reference in declared if reference.get("metric", "accuracy") == metric]
@@ -219,7 +213,7 @@ def show_results(store: Store, metric: str = "accuracy") -> None:
     unit = METRICS.get(metric, "in the metric's own unit")
     console.print(f"\n{metric}: {unit}; mean, sd and t interval over seeds")
     tuning.show(console, store)
-    for run in store.runs():
+    for run in store.outcomes() if {"diverged", "failed"} & set(counts) else ():
         if run.status in ("diverged", "failed") and run.result:
             console.print(f"{run.status}: {_arm(run.arm)}, seed {run.seed}: {run.result.error}")
 
@@ -306,41 +300,7 @@ def show_verdicts(verdicts: Sequence[stats.Verdict]) -> None:
         console.print(Padding(verdict.sentence, (0, 0, 0, 11)))
 
 
-# ── status and data ─────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def show_status(store: Store) -> None:
-    console, runs, part = make_console(), store.runs(), store.tuning_part
-    console.print(f"{store.definition['name']}: {store.definition['question']}", style="bold")
-    statuses = [run.status for run in runs]
-    if not runs and (part is None or part.plan is None):
-        console.print("nothing is planned yet: it was stopped while measuring; run it again")
-        return
-    tuning.show(console, store)
-    if runs:
-        shown = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
-        console.print(f"{len(runs)} runs: {shown}")
-    left = _seconds_left(store) + (_seconds_left(part) if part else 0)
-    if left:
-        after = "" if runs else ", and then the comparison"
-        console.print(f"about {duration(left)} left on the device that it was planned on{after}; the same command goes on")
-    for line in pairing(runs):
-        console.print(line)
-    devices = {
-        (run.result.provenance.device, run.result.provenance.precision) for run in runs if run.result and run.result.provenance
-    }
-    for device, precision in sorted(devices):
-        console.print(f"trained on {device} in {precision}")
-
-
-def _seconds_left(store: Store) -> float:
-    status_from_run = store.status_from_run()
-    packs = (store.plan or {"packs": []})["packs"]
-    return sum(planned["seconds"] for planned in packs if _is_pending(planned["runs"], status_from_run))
-
-
-def _is_pending(runs: Sequence[str], status_from_run: Mapping[str, str]) -> bool:
-    return any(status_from_run[run] in ("pending", "failed") for run in runs)
+# ── data ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def show_data(entries: Sequence[Entry]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pandas as pd
 from rich.console import Console
 
 from allelse.cli.progress import duration
@@ -15,6 +14,8 @@ from allelse.study import Tune
 from allelse.tuning import Tuning
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from allelse.plan import Plan  # brings torch along
 
 
@@ -53,12 +54,14 @@ def show(console: Console, store: Store) -> None:
 
 def runs(store: Store, *, timing: bool = False) -> pd.DataFrame:
     """``Store.table``; where a number is tuned, the tuning runs come first, with what each run is for and its number."""
+    import pandas as pd
+
     frame, part = store.table(timing=timing), store.tuning_part
     if part is None:
         return frame
     if store.tuning and len(frame):
         tuning = Tuning.from_json(store.tuning)
-        chosen = [tuning.choice_for(run.arm).value for run in store.runs()]
+        chosen = [tuning.choice_for(run.arm).value for run in store.outcomes()]
         frame.insert(frame.columns.get_loc("seed"), tuning.key, chosen)
     parts = []
     for one, purpose in ((part.table(timing=timing), "tuning"), (frame, "comparison")):

@@ -13,6 +13,8 @@ import torch
 
 from allelse import data, engine, store
 from allelse.errors import AllelseError, StoreError
+from allelse.launch.journal import Journalled
+from allelse.launch.log import Log
 from allelse.launch.measured import Speeds
 from allelse.launch.parts import check_parts
 from allelse.plan import Plan, PlannedPack, halve, make_plan
@@ -94,7 +96,11 @@ def run_study(study: Study, folder: Path, device: str, watcher: Watcher, computi
     inputs: dict[str, object] = {"data": fingerprints}
     if parts := check_parts(study, dataset_of):
         inputs["own parts"] = {part.source.module: part.source.digest for part in parts}
-    with store.write(folder, {**study.definition(), **inputs}) as opened, _logged(opened.folder):
+    with (
+        store.write(folder, {**study.definition(), **inputs}) as opened,
+        Log(opened.folder) as opened_log,
+        Journalled(opened, watcher, opened_log, _words_of(device, asdict(computing))) as watcher,
+    ):
         part = opened
         if opened.parts:  # a united folder has the seeds of all that it was made of
             study = study.with_seeds(opened.definition["seeds"], [(run.arm, run.seed) for run in opened.runs()])
@@ -156,8 +162,13 @@ def _run_part(
 
 
 def _options(computing: Mapping[str, bool]) -> str:
-    off = [f"--no-{name}" for name, on in computing.items() if not on]
+    off = _words_of("auto", computing)
     return "with " + " ".join(off) if off else "without --no-pack and --no-graph"
+
+
+def _words_of(device: str, computing: Mapping[str, bool]) -> list[str]:
+    """The options of the command line that ask for this."""
+    return [*(["--device", device] if device != "auto" else []), *(f"--no-{name}" for name, on in computing.items() if not on)]
 
 
 def _settled(opened: store.Store, tuning_part: store.Store, watcher: Watcher) -> Tuning:
@@ -194,10 +205,12 @@ def _train(planned: PlannedPack, device: torch.device, checkpoint: Path, watcher
         return engine.train_pack(planned.pack, dataset_of(recipe), device, checkpoint, advance)
     except Exception as error:
         if len(planned.pack.runs) > 1 and _is_out_of_memory(error):
+            advance(engine.Progress(0.0, 0, 0, "failed"))
             raise NoMemory from None
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         log.exception("pack %s failed", planned.pack.id)
         watcher.say(f"failed: {dict(planned.pack.runs[0].arm)}: {reason}")
+        advance(engine.Progress(1.0, 0, 0, "failed"))
         if isinstance(error, AllelseError):
             reason = str(error)
         return [RunResult(run=run.id, status="failed", error=reason) for run in planned.pack.runs]
@@ -209,26 +222,10 @@ def _in_plan_seconds(planned: PlannedPack, watcher: Watcher) -> Callable[[engine
 
     def advance(progress: engine.Progress) -> None:
         nonlocal reported
+        if isinstance(watcher, Journalled):
+            watcher.at(planned, progress)
         now = planned.seconds * progress.share
         watcher.advance(now - reported)
         reported = now
 
     return advance
-
-
-class _logged:
-    """Send the package's log to ``allelse.log`` in the output folder while a study runs."""
-
-    def __init__(self, folder: Path) -> None:
-        self.handler = store.LogFile(folder / "allelse.log")
-
-    def __enter__(self) -> None:
-        log.addHandler(self.handler)
-        logging.captureWarnings(True)
-        logging.getLogger("py.warnings").addHandler(self.handler)
-
-    def __exit__(self, *_: object) -> None:
-        logging.getLogger("py.warnings").removeHandler(self.handler)
-        logging.captureWarnings(False)
-        log.removeHandler(self.handler)
-        self.handler.close()

@@ -5,6 +5,6 @@ only truth of that; the journal says what is under way, and nothing depends on i
 """
 
 from allelse.progress.estimate import TimeLeft
-from allelse.progress.journal import FILE, Journal, Training, read, write
+from allelse.progress.journal import FILE, Journal, Training, read, shown, write
 
-__all__ = ["FILE", "Journal", "TimeLeft", "Training", "read", "write"]
+__all__ = ["FILE", "Journal", "TimeLeft", "Training", "read", "shown", "write"]

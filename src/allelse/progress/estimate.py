@@ -8,7 +8,7 @@ counts less, because other load on the machine comes and goes.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -65,12 +65,12 @@ class TimeLeft:
         """
         self.packs = dict(packs)
         """not begun"""
-        self.ahead: Counter[str] = Counter()
+        self.ahead: defaultdict[str, float] = defaultdict(float)
         """planned seconds of those, by kind"""
         for seconds, kind in packs.values():
             self.ahead[kind] += seconds
         self.begun = self.seen = now
-        self.weight = PRIOR * self.ahead.total()
+        self.weight = PRIOR * sum(self.ahead.values())
         self.running: dict[str, Running] = {}
         self.paces = {doing: Pace() for doing in WORK}
         self.of_kind: dict[str, Pace] = {}

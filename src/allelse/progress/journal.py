@@ -47,8 +47,8 @@ class Journal:
     """of that plan's work that is done, 0 to 1"""
     seconds_left: float
     training: Sequence[Training] = ()
-    options: str = ""
-    """what else than the study makes the command that goes on"""
+    options: Sequence[str] = ()
+    """words of the command that goes on, beside study and folder"""
     ended: bool = False
     """whether all was done"""
 
@@ -81,7 +81,7 @@ def read(folder: Path) -> Journal | None:
             share=_share(values["share"]),
             seconds_left=_number(values["seconds_left"]),
             training=tuple(_training(one) for one in values["training"][:MOST_SHOWN]),
-            options=shown(values["options"]),
+            options=tuple(shown(word) for word in values["options"][:MOST_SHOWN]),
             ended=values["ended"] is True,
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
