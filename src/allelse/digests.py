@@ -11,14 +11,14 @@ import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
 
-from allelse.records import RunResult, canonical_json
+from allelse.records import Provenance, RunResult, canonical_json
 
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS outcomes (
-        run TEXT PRIMARY KEY, status TEXT NOT NULL, error TEXT, metrics TEXT NOT NULL, timing TEXT NOT NULL, provenance TEXT
-    ) WITHOUT ROWID""",
+        run TEXT, status TEXT, error TEXT, metrics TEXT NOT NULL, timing TEXT NOT NULL, provenance TEXT,
+        PRIMARY KEY (run, status)
+    )""",
     """CREATE TABLE IF NOT EXISTS fingerprints (
         part TEXT, seed INTEGER, name TEXT, value TEXT, PRIMARY KEY (part, seed, name, value)
     ) WITHOUT ROWID""",
@@ -58,26 +58,25 @@ def complete(connection: sqlite3.Connection, part: str) -> None:
     """Make the tables in a store that lacks them, and digest what has no digest yet."""
     for table in SCHEMA:
         connection.execute(table)
+    # All that is asked of every run but its result, so that no page of results is read to list runs.
+    connection.execute(f"CREATE INDEX IF NOT EXISTS {part}_listed ON {part} (place, id, arm, seed, status)")
     for result in _without_digest(connection, part):
         keep(connection, part, [result])
 
 
-def rows(connection: sqlite3.Connection, part: str) -> Iterator[Row]:
-    """Every planned run, in the plan's order."""
+def rows(connection: sqlite3.Connection, part: str, *, timing: bool = False) -> Iterator[Row]:
+    """Every planned run, in the plan's order; ``timing`` and provenance only where they are asked for."""
     whole = {result.run: result for result in _without_digest(connection, part)}
-    columns = "o.error, o.metrics, o.timing, o.provenance" if _there(connection) else "NULL, NULL, NULL, NULL"
-    joined = f"LEFT JOIN outcomes o ON o.run = id AND o.status = {part}.status" if _there(connection) else ""
+    there, more = _there(connection), "o.timing, o.provenance" if timing else "NULL, NULL"
+    columns = f"o.error, o.metrics, {more}" if there else "NULL, NULL, NULL, NULL"
+    joined = f"LEFT JOIN outcomes o ON o.run = id AND o.status = {part}.status" if there else ""
     query = f"SELECT id, arm, seed, {part}.status, {columns} FROM {part} {joined} ORDER BY place"  # noqa: S608
-    for run, arm, seed, status, error, metrics, timing, provenance in connection.execute(query):
+    for run, arm, seed, status, error, metrics, seconds, provenance in connection.execute(query):
         result = whole.get(run)
         if result is None and metrics is not None:
-            values: dict[str, Any] = {"run": run, "status": status, "error": error}
-            parts = {
-                "metrics": json.loads(metrics),
-                "timing": json.loads(timing),
-                "provenance": json.loads(provenance or "null"),
-            }
-            result = RunResult.from_json({**values, **parts})
+            made = Provenance(**json.loads(provenance)) if provenance else None
+            known: dict[str, float] = json.loads(seconds) if seconds else {}
+            result = RunResult(run, status, json.loads(metrics), timing=known, provenance=made, error=error)
         yield run, arm, seed, status, result
 
 
@@ -118,5 +117,6 @@ def _without_digest(connection: sqlite3.Connection, part: str) -> list[RunResult
     # An older allelse that went on in this folder left the digest of a run that failed where it now is done.
     same = f"SELECT 1 FROM outcomes o WHERE o.run = id AND o.status = {part}.status"  # noqa: S608
     lacking = f"AND NOT EXISTS ({same})" if _there(connection) else ""
-    query = f"SELECT result FROM {part} WHERE status <> 'pending' AND result IS NOT NULL {lacking}"  # noqa: S608
-    return [RunResult.from_json(json.loads(result)) for (result,) in connection.execute(query)]
+    found = connection.execute(f"SELECT id FROM {part} WHERE status <> 'pending' {lacking}").fetchall()  # noqa: S608
+    results = (connection.execute(f"SELECT result FROM {part} WHERE id = ?", run).fetchone()[0] for run in found)  # noqa: S608
+    return [RunResult.from_json(json.loads(result)) for result in results if result]
