@@ -67,6 +67,8 @@ class TimeLeft:
         """not begun"""
         self.ahead: defaultdict[str, float] = defaultdict(float)
         """planned seconds of those, by kind"""
+        self.halves: list[str] = []
+        """kinds of packs that were not planned, but cut from others; the next comes last"""
         for seconds, kind in packs.values():
             self.ahead[kind] += seconds
         self.begun = self.seen = now
@@ -95,7 +97,8 @@ class TimeLeft:
         """
         one = self.running.get(pack)
         if one is None:
-            planned, kind = self.packs.pop(pack, (0.0, ""))
+            halves = (seconds, self.halves.pop()) if self.halves and pack not in self.packs else (0.0, "")
+            planned, kind = self.packs.pop(pack, halves)
             self.ahead[kind] -= planned
             one = self.running[pack] = Running(seconds, kind, now)
         passed, one.seen, self.seen = max(now - one.seen, 0.0), now, now
@@ -115,7 +118,7 @@ class TimeLeft:
                 expected = sum(pace.planned * self._pace(name) for name, pace in one.paces.items())
                 self.of_kind.setdefault(one.kind, Pace()).add(sum(pace.real for pace in one.paces.values()), expected)
             elif share < 1:
-                self.packs[f"{pack} again"] = (seconds, one.kind)
+                self.halves += [one.kind, one.kind]
                 self.ahead[one.kind] += seconds
 
     def _learn(self, one: Running, doing: str, passed: float, done: float) -> None:
@@ -146,7 +149,7 @@ class TimeLeft:
         share = self.evaluation.over(0.0, 0.0)
         planned = sum(seconds * self._off(kind) for kind, seconds in self.ahead.items())
         ahead = planned * ((1 - share) * pace["training"] + share * pace["evaluating"])
-        ahead += len(self.packs) * self.preparing.over(0.0, 0.0)
+        ahead += (len(self.packs) + len(self.halves)) * self.preparing.over(0.0, 0.0)
         passed = self.seen - self.begun
         at_once = self.busy / passed if self.busy and passed else 1.0
         left = max([(sum(running) + ahead) / at_once, *running])
