@@ -1,16 +1,16 @@
 """What more work costs: seeds, depth, width, arms and stored runs, each made larger while all else stays as it is.
 
     python -m benchmarks.growth [--device auto|cpu|cuda] [--out DIR] [--seconds N]
+    python -m benchmarks.growth --only store [--out DIR] [--times N]
 
 Training goes through ``benchmarks.speed`` (allelse and strong serial in turns); planning, the small version of the first study
 and the tables go through the command line, imports included. Writes growth-DEVICE.json after every figure, goes on where it
-stopped, and writes growth-DEVICE.md.
+stopped, and writes growth-DEVICE.md. ``growth_store`` tells of ``--only store``.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import subprocess
 import sys
@@ -23,6 +23,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from benchmarks.growth_store import fill_store, write_page
 from benchmarks.speed.__main__ import file_name
 from benchmarks.speed.grid import Cell
 from benchmarks.speed.page import head, number, table
@@ -90,37 +91,6 @@ def stored(runs: int) -> dict[str, float]:
             name: median(allelse(Path(folder), *words, out) for _ in range(TIMES)) for name, words in STORE_COMMANDS.items()
         }
         return {"runs": count, **seconds, "megabytes": (out / "study.sqlite").stat().st_size / 1e6}
-
-
-def fill_store(folder: Path, runs: int) -> int:
-    """Store results for at least so many runs of the first study: one real result each, with an accuracy of its own."""
-    from allelse import data, engine, store, study  # before torch, as in a user's process
-
-    # isort: split
-    import numpy as np
-    import torch
-
-    from allelse.plan import Plan, PlannedPack
-    from allelse.records import Pack
-
-    few = ["model.depth=4", "model.activation=relu", "epochs=20", "train_per_class=40", "batch_size=16"]
-    trained = study.load("sigmoid-vs-relu", quick=True, seeds=1, changes=few)
-    (pattern,) = engine.train_pack(Pack(tuple(trained.runs())), data.load("digits"), torch.device("cpu"))
-    arms = len(study.load("sigmoid-vs-relu").arms)
-    loaded = study.load("sigmoid-vs-relu", seeds=math.ceil(runs / arms))
-    specs = list(loaded.runs())
-    packs = [Pack(tuple(specs[first : first + 10])) for first in range(0, len(specs), 10)]
-    accuracies = 70 + 3 * np.random.default_rng(0).normal(size=len(specs))
-    with store.write(folder, loaded.definition()) as written:
-        plan = Plan(tuple(PlannedPack(pack, 1000.0, 1.0) for pack in packs))
-        written.begin(plan.to_json(), [(spec.id, spec.arm, spec.seed) for spec in specs])
-        written.record(
-            [
-                replace(pattern, run=spec.id, metrics={**pattern.metrics, "accuracy": float(accuracy)})
-                for spec, accuracy in zip(specs, accuracies, strict=True)
-            ]
-        )
-    return len(specs)
 
 
 def through_the_command_line(device: str) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
@@ -207,7 +177,12 @@ def main() -> int:
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder of the two files")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin nothing that would end later")
+    parser.add_argument("--only", choices=["store"], help="only the commands that read a store, of four sizes")
+    parser.add_argument("--times", type=int, default=3, help="turns of each command, with --only store")
     asked = parser.parse_args()
+    if asked.only:
+        print(f"wrote {write_page(asked.out, asked.times)}")
+        return 0
     deadline = time.monotonic() + asked.seconds
     try:
         with opened(asked.device, Pace()) as suite:

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from allelse import store
 from allelse.plan import parameters
-from benchmarks import growth
+from benchmarks import growth, growth_store
 from benchmarks.speed import floor, grid, loops
 from benchmarks.speed.aims import aims
 from benchmarks.speed.feed import Feed
@@ -284,6 +284,15 @@ def test_growth_stores_runs_and_its_page_has_every_row(tmp_path):
     for what in ("| 16 | ", "| 128 | ", "| 10,000 | "):
         assert f"{what}not measured: not reached yet |" in text
     assert text.count("not measured: not reached yet") == 5 + 4 + 4 + 5 + 2
+
+
+def test_the_page_of_a_growing_store_has_every_size_and_says_what_is_met():
+    turns = {name: growth_store.Turn(1.5, 0.5) for name in growth_store.COMMANDS}
+    text = growth_store.page({1_008: (20.0, turns), 10_016: (200.0, turns)}, times=3)
+    assert "With 10,016 runs: `status` 1.50 s of wall time (aim: under 1 s, **not met**), 0.50 s of processor time" in text
+    assert "`results` 1.50 s of wall time (aim: under 2 s, met)" in text
+    assert "| 1,008 | 20 | 1.50 | 1.50 | 1.50 | 1.50 |" in text
+    assert "| 10,016 | 0.50 | 0.50 | 0.50 | 0.50 |" in text
 
 
 def test_a_way_that_fails_says_why(images):

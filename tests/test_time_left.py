@@ -10,10 +10,8 @@ from allelse.progress import TimeLeft
 class Machine:
     """Works off packs in turn, or several at once, and tells a ``TimeLeft`` as the engine would."""
 
-    def __init__(
-        self, packs, *, training=1.0, evaluating=1.0, evaluation=0.2, preparing=0.0, between=0.0, load=lambda now: 1.0
-    ):
-        self.packs = packs
+    def __init__(self, packs, *, training=1.0, evaluating=1.0, preparing=0.0, between=0.0, load=lambda now: 1.0):
+        self.packs, self.evaluation = packs, 0.2
         self.factor = {"training": training, "evaluating": evaluating}
         self.preparing, self.between, self.load = preparing, between, load
         self.events: list[tuple[float, str, float, float, str]] = []

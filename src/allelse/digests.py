@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from allelse.records import Provenance, RunResult, canonical_json
 
@@ -66,7 +66,7 @@ def complete(connection: sqlite3.Connection, part: str) -> None:
 
 def rows(connection: sqlite3.Connection, part: str, *, timing: bool = False) -> Iterator[Row]:
     """Every planned run, in the plan's order; ``timing`` and provenance only where they are asked for."""
-    whole = {result.run: result for result in _without_digest(connection, part)}
+    whole = {result.run: replace(result, epochs=(), fingerprints={}, probes=()) for result in _without_digest(connection, part)}
     there, more = _there(connection), "o.timing, o.provenance" if timing else "NULL, NULL"
     columns = f"o.error, o.metrics, {more}" if there else "NULL, NULL, NULL, NULL"
     joined = f"LEFT JOIN outcomes o ON o.run = id AND o.status = {part}.status" if there else ""
