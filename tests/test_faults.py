@@ -20,6 +20,7 @@ from study_support import Quiet, allelse, changed, mistake, run, statuses, write
 from allelse import engine, launch, store, study
 from allelse.errors import StoreError
 from allelse.launch import local
+from allelse.launch.log import Log
 from allelse.records import RunSpec
 from allelse.store import folder as opening
 from allelse.store import holder
@@ -294,7 +295,7 @@ def test_a_damaged_note_of_the_holder_is_no_trouble(content, tmp_path):
 
 
 def test_a_log_that_cannot_be_written_is_shown_once_and_stops_nothing(tmp_path, capsys):
-    handler = store.LogFile(tmp_path / "nowhere" / "allelse.log")
+    handler = Log(tmp_path / "nowhere")
     for _ in range(3):
         handler.handle(logging.LogRecord("allelse", logging.WARNING, "", 0, "pack %s\nfailed", ("p",), None))
     handler.close()

@@ -24,7 +24,6 @@ ROOMS_FROM_FLOOR = {
         "models",
         "data",
         "store",
-        "digests",
         "progress",
         "stats",
         "tuning",
@@ -44,12 +43,11 @@ SAME_FLOOR = {  # importing room: rooms of its own floor that it needs
     "plan": {"study"},
     "report": {"claims", "design", "stats", "store", "tuning"},
     "stats": {"claims", "design"},
-    "store": {"digests"},
     "tuning": {"design", "store"},
 }
 WITHOUT_TORCH = {
     *("records", "errors", "own", "seeds", "recipe", "design", "claims", "messages", "data"),
-    *("store", "digests", "progress", "stats", "tuning", "report", "study"),
+    *("store", "progress", "stats", "tuning", "report", "study"),
 }
 NEVER_FROM_ENGINE = {"study", "plan", "store", "launch", "cli", "explanation"}
 

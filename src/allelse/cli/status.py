@@ -74,7 +74,7 @@ def look(opened: Store) -> Look:
         question=progress.shown(definition["question"]),
         counts=opened.counts(),
         tuning=part.counts() if tunes and part is not None else None,
-        holder=progress.shown(store.held(folder) or ""),
+        holder=progress.shown(store.writer(folder) or ""),
         journal=journal,
         planned_seconds_left=left,
         command=command(definition, folder, journal),
@@ -178,9 +178,11 @@ def show(opened: Store) -> None:
         console.print(runs_text(seen.counts))
     for line in state(seen):
         console.print(line, soft_wrap=line.startswith("go on with: "))
-    for line in opened.pairing():
+    outcomes = opened.outcomes()
+    for line in store.pairing(outcomes):
         console.print(line)
-    for device, precision in opened.machines():
+    made = {run.result.provenance for run in outcomes if run.result and run.result.provenance}
+    for device, precision in sorted({(one.device, one.precision) for one in made}):
         console.print(f"trained on {device} in {precision}")
     if seen.warnings:
         console.print(f"the last warnings in {opened.folder / 'allelse.log'}:", soft_wrap=True)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import platform
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -19,14 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import allelse
 from allelse import data, recipe
 from allelse.blocks import Conv2d, Linear
 from allelse.engine.averaging import Averaged
 from allelse.engine.batches import EVALUATION_BATCH, TrainingBatches, feed_of
 from allelse.engine.checkpoint import CannotSave, Position, load_checkpoint, save_checkpoint
-from allelse.engine.commit import commit
-from allelse.engine.device import compute_dtype, describe_device
+from allelse.engine.device import compute_dtype
 from allelse.engine.draws import Draws, draw_epoch
 from allelse.engine.evaluate import (
     Score,
@@ -43,12 +39,13 @@ from allelse.engine.optim import build_optimizer, learning_rates
 from allelse.engine.own import acts_on_whole_tensors, can_be_recorded
 from allelse.engine.probes import BATCHES_FOR_NOISE, Probe, probe_steps, summarise
 from allelse.engine.progress import Doing, Progress
+from allelse.engine.provenance import provenance
 from allelse.engine.rows import row_networks
 from allelse.engine.scores import final_scores
 from allelse.engine.steps import Steps
 from allelse.engine.ways import compute_by
 from allelse.models import Network, build_network, initialise, stacked_parameters
-from allelse.records import Pack, Provenance, RunResult
+from allelse.records import Pack, RunResult
 from allelse.seeds import stream
 
 log = logging.getLogger("allelse")
@@ -337,22 +334,8 @@ class Training:
             fingerprints=self._named(self.fingerprints[replica]),
             probes=self.probe.rows[replica],
             timing=timing,
-            provenance=self._provenance(),
+            provenance=provenance(self.device, self.dtype, self.started),
             error=error if diverged else None,
-        )
-
-    def _provenance(self) -> Provenance:
-        precision = {torch.bfloat16: "bf16", torch.float32: "fp32", torch.float64: "fp64"}[self.dtype]
-        return Provenance(
-            allelse=allelse.__version__,
-            torch=torch.__version__,
-            python=platform.python_version(),
-            device=describe_device(self.device),
-            precision=precision,
-            threads=torch.get_num_threads(),
-            host=socket.gethostname(),
-            started=self.started,
-            commit=commit(),
         )
 
     def _named(self, fingerprint: dict[str, str]) -> dict[str, str]:

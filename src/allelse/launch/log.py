@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 from collections import Counter
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -23,12 +24,15 @@ class Log(RotatingFileHandler):
     """Writes the log while it is entered; whatever hinders it, the study goes on."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder / FILE, maxBytes=MOST_BYTES, backupCount=1, encoding="utf-8", delay=True)
+        super().__init__(
+            folder / FILE, maxBytes=MOST_BYTES, backupCount=1, encoding="utf-8", errors="backslashreplace", delay=True
+        )
         self.setLevel(logging.WARNING)
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s%(pack)s %(message)s"))
         self.pack = ""
         """id of the pack under way; empty between packs"""
         self.alike: Counter[str] = Counter()
+        self.shown = False
 
     def __enter__(self) -> Log:
         logging.captureWarnings(True)
@@ -63,5 +67,15 @@ class Log(RotatingFileHandler):
             record.pack = ""
             self.emit(record)
 
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record, or show it."""
+        try:
+            super().emit(record)
+        except OSError:  # opening the file, which logging does not guard
+            self.handleError(record)
+
     def handleError(self, record: logging.LogRecord) -> None:
-        """A log that cannot be written costs the log, no more."""
+        """A log that cannot be written costs the log, no more: its first line is shown instead."""
+        if not self.shown:
+            self.shown = True
+            print(f"{FILE} cannot be written, and would say: {' '.join(record.getMessage().split())}", file=sys.stderr)

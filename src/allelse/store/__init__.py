@@ -19,12 +19,12 @@ did not write (``forms``). A kept store of each format, and of each version that
 change adds one and takes none away.
 
 1. the first
-2. a seal in each row, which tells flipped bits
+2. a seal in each row, which tells flipped bits; epochs and probes in a table of their own
 """
 
 from allelse.store.folder import read as read
 from allelse.store.folder import write as write
-from allelse.store.log import LogFile as LogFile
+from allelse.store.holder import writer as writer
 from allelse.store.merging import merge as merge
 from allelse.store.opened import Store as Store
 from allelse.store.opened import StoredRun as StoredRun

@@ -16,12 +16,12 @@ from allelse.store.definitions import differences, fits
 from allelse.store.faults import explained, on_disk
 from allelse.store.forms import visible
 from allelse.store.holder import HOLDER, LOCK, held
-from allelse.store.log import NAME as LOG
 from allelse.store.opened import CHECKPOINTS, Store
 from allelse.store.schema import FILE
 
 SECONDS_TO_WAIT = 30.0
 """for a reader that is just looking, at most"""
+LOG = "allelse.log"
 UNFINISHED = f"{FILE}.partial"
 """a united store that is not whole yet"""
 JOURNAL = f"{FILE}-journal"

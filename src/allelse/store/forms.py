@@ -155,18 +155,25 @@ class ProvenanceForm(TypedDict):
     threads: Count
     host: str
     started: str
+    commit: NotRequired[str | None]
 
 
 @with_config(Finite)
-class ResultForm(TypedDict):
+class DetailsForm(TypedDict):
+    """What is long in a result, and stands apart from it."""
+
+    epochs: NotRequired[list[dict[str, Number]]]
+    probes: NotRequired[list[dict[str, int | float | str | None]]]
+
+
+@with_config(Finite)
+class ResultForm(DetailsForm):
     """``RunResult.to_json``. Keys that this version does not know are passed over, and early versions had no probes."""
 
     run: str
     status: Literal["done", "diverged", "failed"]
     metrics: dict[str, Number]
-    epochs: NotRequired[list[dict[str, Number]]]
     fingerprints: NotRequired[dict[str, str]]
-    probes: NotRequired[list[dict[str, int | float | str | None]]]
     timing: NotRequired[dict[str, Number]]
     provenance: NotRequired[ProvenanceForm | None]
     error: NotRequired[str | None]
@@ -180,6 +187,7 @@ FORM_FROM_KEY: dict[str, Any] = {
     "parts": list[dict[str, Any]],
     "levels": dict[str, Level],
     "result": ResultForm,
+    "details": DetailsForm,
 }
 UNKNOWN_MACHINE = {"device": "an unknown device", "torch": "of unknown version"}
 
@@ -243,8 +251,8 @@ def tuning(text: object, where: str, definition: Mapping[str, Any]) -> dict[str,
     return value
 
 
-def result(text: object, run: str, status: str, where: str) -> RunResult | None:
-    """What came of a run, whole: a run without a final status has none, one with has its own.
+def result(text: object, details: object, run: str, status: str, where: str) -> RunResult | None:
+    """What came of a run: one without a final status has nothing, one with has its own; with its details where they are given.
 
     Raises:
         StoreError: it does not fit the run and its status.
@@ -260,6 +268,8 @@ def result(text: object, run: str, status: str, where: str) -> RunResult | None:
     for name in ACCURACIES:
         if not -1e-6 <= (metrics.get(name) or 0) <= 100 + 1e-6:
             raise damaged(where, f"{name} is {metrics[name]:g} percent")
+    if details is not None:
+        value |= parsed("details", details, where)
     if provenance := value.get("provenance"):
         value["provenance"] = Provenance(**provenance)
     return RunResult(**value)

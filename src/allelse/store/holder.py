@@ -34,7 +34,10 @@ def held(folder: Path) -> Iterator[None]:
         with explained(folder), _waiting_is_no_fault():
             lock.acquire(timeout=0)
     except _Held:
-        raise StoreError(f"{folder}: {_who(holder)}; wait for it to end, or give another folder with --out") from None
+        who, since = _who(holder)
+        raise StoreError(
+            f"{folder}: {who} is writing to it{since}; wait for it to end, or give another folder with --out"
+        ) from None
     try:
         with explained(folder):
             since = datetime.now(UTC).isoformat(timespec="seconds")
@@ -61,11 +64,24 @@ def _waiting_is_no_fault() -> Iterator[None]:
         raise OSError(str(error)) from None
 
 
-def _who(holder: Path) -> str:
+def _who(holder: Path) -> tuple[str, str]:
+    """Who holds it, and since when in brackets, as far as that is known."""
     try:
         who = json.loads(holder.read_text())
-        process, host = int(who["process"]), visible(str(who["host"]))[:80]
         since = f" (since {visible(str(who['since']))[:40]})" if "since" in who else ""
-        return " ".join(f"process {process} on {host} is writing to it{since}".split())
+        return " ".join(f"process {int(who['process'])} on {visible(str(who['host']))[:80]}".split()), since
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return "another process is writing to it"
+        return "another process", ""
+
+
+def writer(folder: Path) -> str | None:
+    """Who writes to an output folder now, in words; None when nobody does."""
+    if not (folder / HOLDER).exists():  # it is there as long as a process holds the folder, and stays when that is killed
+        return None
+    try:
+        with filelock.FileLock(folder / LOCK, timeout=0):
+            return None
+    except filelock.Timeout:
+        return _who(folder / HOLDER)[0]
+    except (OSError, NotImplementedError):  # a folder that we may only read
+        return None

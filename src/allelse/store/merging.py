@@ -105,7 +105,7 @@ def merge(out: str | Path, folders: Sequence[str | Path]) -> list[str]:
                 for key, part, into in (("plan", comparison, store), ("tuning plan", tuning, store.tuning_part)):
                     if part and into:
                         into.put(key, json.dumps(part.plan))
-                        into.insert(row[:6] for row in part.rows.values())
+                        into.insert(row[:7] for row in part.rows.values())
         with explained(out):
             os.replace(out / UNFINISHED, out / FILE)
             on_disk(out)

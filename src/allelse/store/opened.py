@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from allelse.records import RunResult, canonical_json, digest
 from allelse.store import forms
 from allelse.store.faults import explained
-from allelse.store.schema import FILE, META_SEAL, RUN_SEAL, seal
+from allelse.store.schema import FILE, META_SEAL, RUN_SEAL, parted, put_details, seal
+
+if TYPE_CHECKING:
+    import pandas as pd  # takes half a second, and most readers of a store ask for no table
 
 CHECKPOINTS = "checkpoints"
 FINAL = ("done", "diverged")
@@ -45,7 +47,7 @@ class Store:
         self._connection = connection
         self._sealed = sealed
         self._runs, self._plan = ("tuning_runs", "tuning plan") if tuning else ("runs", "plan")
-        self._known: tuple[object, list[StoredRun]] | None = None
+        self._known: dict[bool, tuple[object, list[StoredRun]]] = {}
 
     @property
     def definition(self) -> dict[str, Any]:
@@ -107,7 +109,7 @@ class Store:
     def begin(self, plan: Mapping[str, Any], runs: Iterable[tuple[str, Mapping[str, Any], int]]) -> None:
         """Store the plan and one pending row a run (id, arm, seed), in one transaction."""
         rows = [
-            (run, place, json.dumps(dict(arm), ensure_ascii=False), seed, "pending", None)
+            (run, place, json.dumps(dict(arm), ensure_ascii=False), seed, "pending", None, None)
             for place, (run, arm, seed) in enumerate(runs)
         ]
         with explained(self.folder), self._connection:
@@ -123,7 +125,8 @@ class Store:
         """Store the results of one pack, all of them or none; they are on the disk when this returns."""
         texts = [canonical_json(result.to_json()).encode("utf-8", "replace").decode() for result in results]
         with explained(self.folder), self._connection:
-            for result, text in zip(results, texts, strict=True):
+            for result, whole in zip(results, texts, strict=True):
+                text, details = parted(whole)
                 updated = self._connection.execute(
                     f"UPDATE {self._runs} SET status = ?1, result = ?2, "  # noqa: S608  (a name of ours)
                     "seal = seal(id, place, arm, seed, ?1, ?2) WHERE id = ?3",
@@ -131,24 +134,38 @@ class Store:
                 )
                 if updated.rowcount != 1:
                     raise forms.damaged(self._where("runs"), f"the run {result.run} that was planned is not there")
+                put_details(self._connection, result.run, details)
 
     def runs(self) -> list[StoredRun]:
         """Every planned run, in the plan's order."""
+        return self._read(whole=True)
+
+    def outcomes(self) -> list[StoredRun]:
+        """As ``runs``, many times faster: results without epochs and probes."""
+        return self._read(whole=False)
+
+    def _read(self, *, whole: bool) -> list[StoredRun]:
         with explained(self.folder):
             stamp = (self._connection.execute("PRAGMA data_version").fetchone()[0], self._connection.total_changes)
-        if self._known is None or self._known[0] != stamp:
-            self._known = (stamp, self._checked(self.rows()))
-        return list(self._known[1])
+        if whole not in self._known or self._known[whole][0] != stamp:
+            self._known[whole] = (stamp, self._checked(self.rows(whole=whole)))
+        return list(self._known[whole][1])
 
-    def rows(self) -> list[tuple[Any, ...]]:
-        """Every row as it is stored, ``id``, ``place``, ``arm``, ``seed``, ``status``, ``result``, ``seal``, by place."""
-        sealed = "seal" if self._sealed else "NULL"
+    def rows(self, *, whole: bool = True) -> list[tuple[Any, ...]]:
+        """Every row as it is stored, ``id``, ``place``, ``arm``, ``seed``, ``status``, ``result``, ``details``, both seals, by
+        place; without details unless ``whole``."""
+        details = "details.value" if whole and self._sealed else "NULL"
+        seals = f"{self._runs}.seal, {'details.seal' if whole else 'NULL'}" if self._sealed else "NULL, NULL"
+        joined = "LEFT JOIN details ON details.run = id" if whole and self._sealed else ""
         with explained(self.folder):
             rows = self._connection.execute(  # not by the index: a damaged one would leave rows out
-                f"SELECT id, place, arm, seed, status, result, {sealed} FROM {self._runs} NOT INDEXED ORDER BY place"  # noqa: S608
+                f"SELECT id, place, arm, {self._runs}.seed, status, result, {details}, {seals} "  # noqa: S608
+                f"FROM {self._runs} NOT INDEXED {joined} ORDER BY place"
             ).fetchall()
         if any(row[1] != place for place, row in enumerate(rows)) or len({row[0] for row in rows}) < len(rows):
             raise forms.damaged(self._where(self._runs), "a run is not there, or is there twice")
+        if whole and self._sealed and any(row[5] is not None and row[6] is None for row in rows):
+            raise forms.damaged(self._where("details"), "epochs and probes of a run are not there")
         return rows
 
     def _checked(self, rows: Iterable[tuple[Any, ...]]) -> list[StoredRun]:
@@ -167,15 +184,19 @@ class Store:
 
         return [self._stored(row, levels) for row in rows]
 
+    def counts(self) -> dict[str, int]:
+        """How many runs have each status, in the order in which the plan comes upon them."""
+        return dict(Counter(self.status_from_run().values()))
+
     def _stored(self, row: tuple[Any, ...], levels: Callable[[object, str], dict[str, Any]]) -> StoredRun:
-        run, _, arm, seed, status, result, sealed = row
+        run, _, arm, seed, status, result, details, sealed, details_sealed = row
         if not isinstance(run, str) or not isinstance(seed, int) or status not in forms.STATUSES:
             raise forms.damaged(self._where(self._runs), f"a run has the id {run!r:.40}, the seed {seed!r:.40}, {status!r:.40}")
         run = forms.visible(run)
         where = self._where(f"run {run[:40]}")
-        if sealed is not None and sealed != seal(*row[:-1]):
+        if self._sealed and (sealed != seal(*row[:6]) or (details is not None and details_sealed != seal(run, details))):
             raise forms.damaged(where, "it is not as it was stored")
-        return StoredRun(run, levels(arm, where), seed, status, forms.result(result, run, status, where))
+        return StoredRun(run, levels(arm, where), seed, status, forms.result(result, details, run, status, where))
 
     def status_from_run(self) -> dict[str, str]:
         """The status of every run by id."""
@@ -194,8 +215,10 @@ class Store:
         Where the arm of a run lacks a factor, its column holds None.
         With ``timing`` also what differs from one execution to the next: seconds, speed, device, versions, host.
         """
+        import pandas as pd
+
         rows = []
-        runs = self.runs()
+        runs = self.outcomes()
         factors = dict.fromkeys([*self.definition["factors"], *(factor for run in runs for factor in run.arm)])
         for run in runs:
             row = {"run": run.id, **{factor: run.arm.get(factor) for factor in factors}, "seed": run.seed, "status": run.status}
@@ -236,12 +259,15 @@ class Store:
         self._connection.execute("INSERT OR REPLACE INTO meta (key, value, seal) VALUES (?1, ?2, seal(?1, ?2))", (key, text))
 
     def insert(self, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Put runs in, each ``id``, ``place``, ``arm``, ``seed``, ``status``, ``result``, within a transaction."""
+        """Put runs in, each ``id``, ``place``, ``arm``, ``seed``, ``status``, ``result``, ``details``, within a transaction."""
         columns = RUN_SEAL.removeprefix("seal(").removesuffix(")")
-        self._connection.executemany(
-            f"INSERT INTO {self._runs} ({columns}, seal) VALUES (?1, ?2, ?3, ?4, ?5, ?6, seal(?1, ?2, ?3, ?4, ?5, ?6))",  # noqa: S608
-            rows,
-        )
+        for *row, details in rows:
+            self._connection.execute(
+                f"INSERT INTO {self._runs} ({columns}, seal) VALUES (?1, ?2, ?3, ?4, ?5, ?6, seal(?1, ?2, ?3, ?4, ?5, ?6))",  # noqa: S608
+                row,
+            )
+            if details is not None:
+                put_details(self._connection, row[0], details)
 
     def _meta(self, key: str) -> str | None:
         sealed = f"seal = {META_SEAL}" if self._sealed else "NULL"

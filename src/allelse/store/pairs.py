@@ -17,9 +17,9 @@ def pairing(runs: Sequence[StoredRun]) -> list[str]:
         for name, value in digest_from_name.items():
             values.setdefault((run.seed, name), set()).add(value)
     names = dict.fromkeys(name for _, name in values)  # a name says what its value depends on: only equal names must agree
-    broken = [name for name in names if any(len(found) > 1 for (_, key), found in values.items() if key == name)]
+    broken = {name for (_, name), found in values.items() if len(found) > 1}
     if broken:
-        return [f"NOT paired: within a seed, arms differ in {name}" for name in broken]
+        return [f"NOT paired: within a seed, arms differ in {name}" for name in names if name in broken]
     layers = sum(name.startswith("init ") for name in names)
     seeds = len({run.seed for run, _ in fingerprints})
     return [

@@ -1,12 +1,35 @@
-"""The commit of allelse that runs: its own source folder in, the commit's name out."""
+"""Where a run is made: a device in; its name, the versions and the commit of allelse, the machine, out."""
 
 from __future__ import annotations
 
+import platform
+import socket
 import subprocess
 from functools import cache
 from pathlib import Path
 
+import torch
+
+import allelse
+from allelse.engine.device import describe_device
+from allelse.records import Provenance
+
 PACKAGE = Path(__file__).parents[1]
+
+
+def provenance(device: torch.device, dtype: torch.dtype, started: str) -> Provenance:
+    """What a run that computes in ``dtype`` and began at ``started`` (UTC, ISO 8601) is made with."""
+    return Provenance(
+        allelse=allelse.__version__,
+        torch=torch.__version__,
+        python=platform.python_version(),
+        device=describe_device(device),
+        precision={torch.bfloat16: "bf16", torch.float32: "fp32", torch.float64: "fp64"}[dtype],
+        threads=torch.get_num_threads(),
+        host=socket.gethostname(),
+        started=started,
+        commit=commit(),
+    )
 
 
 @cache
