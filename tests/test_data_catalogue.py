@@ -84,7 +84,7 @@ def test_an_image_size_belongs_to_folders_only(name):
 
 
 def test_an_image_size_of_no_pixel_is_refused():
-    with pytest.raises(DataError, match="image_size = 0; allowed: a side of at least 1"):
+    with pytest.raises(DataError, match="image_size = 0; allowed: a side of 1 to 8192 pixels"):
         load("folder:x", image_size=0)
 
 

@@ -74,7 +74,7 @@ COLUMNS = "run, arm, seed, status, error, accuracy, purpose, n, mean, sd, low, h
         (
             "epochs          = 2",
             "epochs = 1979-05-27",
-            "line 9: recipe.epochs: datetime.date(1979, 5, 27); allowed: a whole number",
+            "line 9: recipe.epochs: 1979-05-27; allowed: a text in quotes, a number, true, false, a list or a table",
         ),
         ("epochs          = 2", "epochs = 0", "line 9: recipe.epochs: 0; allowed: at least 1"),
         ('"digits"', "3", 'line 7: recipe.dataset: 3; allowed: a text in "quotes"'),

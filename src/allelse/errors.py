@@ -10,9 +10,29 @@
 A failure *inside* a run (it diverged, a worker died) is no exception of these: it is recorded as the run's status.
 """
 
+import re
+
+MOST_LETTERS = 2_000
+"""of a message; what is longer carries a user's whole value along, and loses its middle"""
+
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def inert(text: str) -> str:
+    """A text in which no terminal and no reader finds anything to obey, and that any file can hold.
+
+    Control characters but line breaks and tabs, marks that turn the direction of writing, and bytes that are no UTF-8 are
+    written as Python does: ``\\x1b``.
+    """
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
 
 class AllelseError(Exception):
-    """Base of every error that a user can cause and mend; ``str(error)`` is shown as it stands."""
+    """Base of every error that a user can cause and mend; ``str(error)`` is one line, and shown as it stands."""
+
+    def __str__(self) -> str:
+        line = inert(re.sub(r"\s*[\n\r\t]\s*", " ", super().__str__()))
+        return line if len(line) <= MOST_LETTERS else f"{line[: MOST_LETTERS // 2]} … {line[-MOST_LETTERS // 2 :]}"
 
 
 class StudyError(AllelseError):

@@ -20,6 +20,9 @@ from allelse.study import Arm, Study
 BYTES_FROM_PRECISION = {"fp64": 8, "fp32": 4, "bf16": 2, "auto": 4}
 """of one activation; ``auto`` as fp32, and half of that where the device computes in bf16"""
 
+MOST_WEIGHTS = 250_000_000
+"""of a network that is made to compare initial weights: 1 GB"""
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -111,7 +114,15 @@ def _numbers_a_weight(optimizer: recipe.Optimizer) -> int:
 
 
 def difference(first: Anatomy, second: Anatomy, seed: int) -> Difference:
-    """Hold two networks against each other; their initial weights are made with ``seed`` and compared bit by bit."""
+    """Hold two networks against each other; their initial weights are made with ``seed`` and compared bit by bit.
+
+    Raises:
+        StudyError: there are more weights than can be made only to look at them.
+    """
+    if (most := max(first.parameters, second.parameters)) > MOST_WEIGHTS:
+        raise StudyError(
+            f"--against: {most:,} initial weights cannot be compared; allowed: {MOST_WEIGHTS:,}; leave --against out"
+        )
     old, new = ({layer.name: layer for layer in side.layers} for side in (first, second))
     both = [(layer, new[name]) for name, layer in old.items() if name in new]
     changed = tuple(pair for pair in both if pair[0] != pair[1])

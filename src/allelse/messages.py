@@ -145,7 +145,7 @@ def line_of(text: str, path: Path) -> int | None:
     table: list[str | int] = []
     counts: dict[tuple[str | int, ...], int] = {}
     best, best_line = 0, None
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate((line[:500] for line in text.split("\n")), start=1):  # keys stand at its beginning
         if header := re.match(r"\s*(\[\[?)([^\[\]]+)\]\]?\s*(#.*)?$", line):
             table = _keys(f"[{header[2]}]")
             if header[1] == "[[":

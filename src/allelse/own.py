@@ -49,18 +49,26 @@ def find(reference: str) -> Any:
     _, module_name, name = reference.split(":")
     found: Any = _imported(reference, module_name)
     for part in name.split("."):
-        if not hasattr(found, part):
-            there = [key for key, value in vars(found).items() if isinstance(value, type) and key[0] != "_"]
+        try:
+            has = hasattr(found, part)
+        except Exception as error:  # a property or a __getattr__ of theirs
+            raise PartError(f"{reference!r}: looking for {part!r} raises {in_words(error)}; mend it there") from None
+        if not has:
+            names = getattr(found, "__dict__", {}).items()
+            there = [key for key, value in names if isinstance(value, type) and key[0] != "_"]
             raise PartError(f"{reference!r}: {_place(module_name)} has no {part!r}; {did_you_mean(part, there)}")
         found = getattr(found, part)
     if not callable(found):
-        raise PartError(f"{reference!r} is {found!r}; allowed: a class, or a function that makes what one would")
+        raise PartError(f"{reference!r} is a {type(found).__name__}; allowed: a class, or a function that makes what one would")
     return found
 
 
 def source(reference: str) -> Source:
     """The file that defines an own part, as it was when it was imported."""
-    module = sys.modules.get(getattr(find(reference), "__module__", "") or "", sys.modules[reference.split(":")[1]])
+    defined_in = getattr(find(reference), "__module__", None)
+    module = sys.modules[reference.split(":")[1]]
+    if isinstance(defined_in, str):
+        module = sys.modules.get(defined_in, module)
     file = Path(getattr(module, "__file__", None) or "")
     now = hashlib.sha256(file.read_bytes()).hexdigest()[:12] if file.is_file() else "built in"
     if _digest_at_import.setdefault(file, now) != now:

@@ -68,7 +68,7 @@ def _finite(value: Any) -> Any:
 
 def digest(value: Any, length: int = 12) -> str:
     """The first ``length`` hex digits of the SHA-256 of ``canonical_json(value)``."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:length]
+    return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()[:length]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pandas as pd
 from rich.table import Table
 
 from allelse.claims import arm_text
-from allelse.cli.tables import as_json, make_console, make_table
+from allelse.cli.tables import as_csv, as_json, make_console, make_table
 from allelse.errors import StudyError
 from allelse.report import Findings
 from allelse.report.published import name_of, notes, summary_text, with_metric
@@ -34,7 +34,7 @@ def show_comparisons(findings: Findings, output: str) -> None:
         print(as_json([one.to_json() for one in found]))
     elif output == "csv":
         frame = pd.DataFrame([{**one.to_json(), "arm": arm_text(one.arm)} for one in found])
-        print(frame.to_csv(index=False), end="")
+        print(as_csv(frame), end="")
     else:
         console = make_console()
         console.print(f"{definition['name']}: {definition['question']}", style="bold")

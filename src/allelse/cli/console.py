@@ -1,12 +1,24 @@
-"""The console that commands print to: at most 80 columns where it is no terminal."""
+"""The console that commands print to: at most 80 columns where it is no terminal, and words that stay words."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.console import Console
+from rich.text import Text
+
+from allelse.errors import inert
 
 NARROWEST = 80
 
 
+class Screen(Console):
+    """A console on which words from a study or a store are words: nothing in them moves the cursor or changes colours."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(inert(text), **options)
+
+
 def make_console() -> Console:
-    console = Console(highlight=False, markup=False)
-    return console if console.is_terminal else Console(highlight=False, markup=False, width=NARROWEST)
+    console = Screen(highlight=False, markup=False)
+    return console if console.is_terminal else Screen(highlight=False, markup=False, width=NARROWEST)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
+from errno import ENAMETOOLONG
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -44,6 +46,9 @@ STOPPED = 130
 
 def main() -> None:
     """Entry point of ``allelse``: every user's mistake becomes one line and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter, and a name that is no UTF-8, stop nothing
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = app(standalone_mode=False)
     except AllelseError as error:
@@ -53,6 +58,10 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output left, as `| head` does
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        if error.errno != ENAMETOOLONG:
+            raise
+        _fail(f"{str(error.filename)[:60]}…: is too long for the name of a file; give a shorter one")
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
@@ -66,7 +75,7 @@ def main() -> None:
 
 
 def _fail(message: str) -> None:
-    print(f"allelse: {message}", file=sys.stderr)
+    print(f"allelse: {AllelseError(message)}", file=sys.stderr)
     sys.exit(2)
 
 

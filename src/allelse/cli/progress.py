@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from allelse.errors import inert
+
 if TYPE_CHECKING:
     from allelse.plan import Plan  # brings torch along
 
@@ -50,7 +52,7 @@ class Screen:
             self.bar.stop()
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(inert(text), markup=False, highlight=False, soft_wrap=True)
 
     def start(self, plan: Plan, done: float) -> None:
         self.total, self.done = plan.seconds, done

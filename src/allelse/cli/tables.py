@@ -19,7 +19,7 @@ from allelse.cli.console import make_console
 from allelse.cli.progress import duration
 from allelse.data import Dataset, Entry
 from allelse.design import Design, arm_key, is_absent, level_text, matches
-from allelse.errors import StoreError, StudyError
+from allelse.errors import StoreError, StudyError, inert
 from allelse.recipe import Recipe
 from allelse.records import METRICS, Pack, canonical_json
 from allelse.store import Store
@@ -237,7 +237,7 @@ def write(frame: pd.DataFrame, output: str, store: Store) -> None:
                 frame[column] = frame[column].map(str, na_action="ignore")
         frame.to_parquet(sys.stdout.buffer)
     elif output == "csv":
-        print(frame.to_csv(index=False), end="")
+        print(as_csv(frame), end="")
     elif output == "json":
         factors = list(store.definition["factors"])
         nested = [
@@ -286,7 +286,28 @@ def as_json(rows: list[dict[str, Any]]) -> str:
         value = value.item() if hasattr(value, "item") else value
         return None if isinstance(value, float) and value != value else value
 
-    return json.dumps([plain(row) for row in rows], indent=1, ensure_ascii=False, allow_nan=False)
+    text = json.dumps([plain(row) for row in rows], indent=1, ensure_ascii=False, allow_nan=False)
+    return text if inert(text) == text else json.dumps(json.loads(text), indent=1)
+
+
+def as_csv(frame: pd.DataFrame) -> str:
+    """A frame as CSV. A text that a spreadsheet would take for a formula has an apostrophe before it, as OWASP advises."""
+
+    def plain(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        text = inert(value)
+        return f"'{text}" if text.startswith(FORMULA_STARTS) else text
+
+    shown = pd.DataFrame({plain(name): frame[name].map(plain) if _has_texts(frame[name]) else frame[name] for name in frame})
+    return shown.to_csv(index=False)
+
+
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\n")
+
+
+def _has_texts(column: pd.Series) -> bool:
+    return not (pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column))
 
 
 def show_verdicts(verdicts: Sequence[stats.Verdict]) -> None:

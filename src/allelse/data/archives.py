@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gzip
 import tarfile
-import zlib
 from pathlib import Path
 
 from allelse.data.cifar import Cifar
@@ -21,6 +20,24 @@ def _limits(cifar: Cifar) -> dict[str, int]:
     return {**cifar.binary_sizes, **cifar.pickle_limits}
 
 
+class _TooLong(Exception):
+    """An archive unpacks to more than an official one; its headers alone may be of any size."""
+
+
+class _Bounded:
+    """A stream that ends in ``_TooLong`` after so many bytes."""
+
+    def __init__(self, stream: gzip.GzipFile, most: int) -> None:
+        self._stream, self._left = stream, most
+
+    def read(self, size: int) -> bytes:
+        content = self._stream.read(size)
+        self._left -= len(content)
+        if self._left < 0:
+            raise _TooLong
+        return content
+
+
 def read_archive(cifar: Cifar, path: Path) -> dict[str, bytes]:
     """The expected files of an official archive, binary or Python.
 
@@ -29,8 +46,9 @@ def read_archive(cifar: Cifar, path: Path) -> dict[str, bytes]:
     """
     limits, content = _limits(cifar), {}
     try:
-        with gzip.open(path) as stream:
-            with tarfile.open(fileobj=stream, mode="r|") as archive:
+        with gzip.open(path) as opened:
+            stream = _Bounded(opened, sum(limits.values()) + _MOST_MEMBERS * _MOST_OTHER_BYTES)
+            with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload]
                 for number, member in enumerate(archive):
                     name = member.name.rsplit("/", 1)[-1]
                     limit = limits.get(name, _MOST_OTHER_BYTES) if member.isfile() else 0
@@ -44,7 +62,11 @@ def read_archive(cifar: Cifar, path: Path) -> dict[str, bytes]:
             # The checksum at the gzip's end is only verified once everything before it was read.
             if len(stream.read(_MOST_OTHER_BYTES)) == _MOST_OTHER_BYTES:
                 raise DataError(f"{path} goes on after its end; use an official archive")
-    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
+    except DataError:
+        raise
+    except _TooLong:
+        raise DataError(f"{path} unpacks to more than {cifar.name} has; use an official archive") from None
+    except Exception as error:  # tarfile and gzip raise nearly anything on a damaged file
         reason = " ".join(str(error).split())[:120]
         raise DataError(
             f"the archive {path} is damaged or cut short ({reason}); delete it and run `allelse data fetch {cifar.name}`"

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import secrets
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from allelse.data.dataset import Dataset
+from allelse.data.arrays import read_arrays
+from allelse.data.dataset import Dataset, fingerprint
 from allelse.errors import DataError
 
 ROOT_VARIABLE = "ALLELSE_DATA"
@@ -27,7 +27,20 @@ def root() -> Path:
     from platformdirs import user_cache_dir
 
     chosen = os.environ.get(ROOT_VARIABLE)
-    return Path(chosen).expanduser() if chosen else Path(user_cache_dir("allelse"))
+    return path_of(chosen) if chosen else Path(user_cache_dir("allelse"))
+
+
+def path_of(text: str) -> Path:
+    """The path that a user wrote; ``~`` is expanded where there is such a user."""
+    return Path(os.path.expanduser(text))
+
+
+def exists(path: Path) -> bool:
+    """Whether there is something at ``path``; a name that no file can have is a file that is not there."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def writable_folder(folder: Path) -> Path:
@@ -58,15 +71,24 @@ def locked(path: Path) -> Iterator[None]:
     """
     from filelock import FileLock
 
-    with FileLock(writable_folder(path.parent) / f".{path.name}.lock"):
+    lock = FileLock(writable_folder(path.parent) / f".{path.name}.lock")
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise DataError(
+            f"the data cache {path.parent} cannot be locked ({error.strerror}); set {ROOT_VARIABLE} to a folder that can"
+        ) from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def cached(path: Path, name: str, build: Callable[[], Dataset]) -> Dataset:
     """The data set kept at ``path``, under ``name``; built and kept there first where it is missing."""
-    if not path.exists():
+    if not exists(path):
         with locked(path):
-            if not path.exists():
+            if not exists(path):
                 keep(path, build())
     return read(path, name)
 
@@ -92,18 +114,29 @@ def keep(path: Path, dataset: Dataset) -> None:
 
 
 def read(path: Path, name: str) -> Dataset:
-    """The data set kept at ``path``; the zip's checksums are verified on the way.
+    """The data set kept at ``path``; checksums and fingerprint are verified on the way.
 
     Raises:
         DataError: the file is damaged.
     """
     try:
-        # Opened here, because np.load leaves a file that it cannot read open.
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in _ARRAYS}
-            classes, fingerprint = tuple(map(str, file["classes"])), str(file["fingerprint"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        if not path.is_file():
+            raise OSError("no file")
+        arrays = read_arrays(path, (*_ARRAYS, "classes", "fingerprint"))
+        classes, known = tuple(map(str, arrays.pop("classes"))), str(arrays.pop("fingerprint"))
+        if not _is_whole(arrays, len(classes)) or fingerprint(*arrays.values()) != known:
+            raise ValueError("other images than were kept")
+    except Exception as error:  # zipfile and its unpackers raise nearly anything on a damaged file
         raise DataError(
             f"the cached data set {path} is damaged; delete that file, and it is made anew at the next load"
         ) from error
-    return Dataset(name=name, classes=classes, fingerprint=fingerprint, **arrays)
+    return Dataset(name=name, classes=classes, fingerprint=known, **arrays)
+
+
+def _is_whole(arrays: Mapping[str, np.ndarray], classes: int) -> bool:
+    for images, labels in ((arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in ("train", "test")):
+        if images.dtype != np.uint8 or images.ndim != 4 or labels.dtype != np.int64 or labels.shape != images.shape[:1]:
+            return False
+        if not len(labels) or labels.min() < 0 or labels.max() >= classes:
+            return False
+    return arrays["train_images"].shape[1:] == arrays["test_images"].shape[1:]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
+from allelse.data.cache import path_of
 from allelse.data.cifar import CIFARS, SIDE
 from allelse.data.dataset import Dataset
 from allelse.data.digits import TEST_COUNT, TRAIN_COUNT, load_digits
-from allelse.data.folder import load_folder
+from allelse.data.folder import MOST_SIDE, load_folder
 from allelse.data.npz import load_npz
 from allelse.data.sources import find, load_cifar
 from allelse.errors import DataError, did_you_mean
@@ -55,12 +55,12 @@ def load(name: str, image_size: int | None = None) -> Dataset:
         raise DataError(f"there is no data set {name!r}; {did_you_mean(name, NAMES)}")
     if image_size is not None and kind != "folder":
         raise DataError(f"image_size = {image_size} with data set {name!r}; allowed: with folder:PATH only; leave it out")
-    if image_size is not None and image_size < 1:
-        raise DataError(f"image_size = {image_size}; allowed: a side of at least 1 pixel")
+    if image_size is not None and not 1 <= image_size <= MOST_SIDE:
+        raise DataError(f"image_size = {image_size}; allowed: a side of 1 to {MOST_SIDE} pixels")
     if kind == "folder":
-        return load_folder(name, Path(rest).expanduser(), image_size)
+        return load_folder(name, path_of(rest), image_size)
     if kind == "npz":
-        return load_npz(name, Path(rest).expanduser())
+        return load_npz(name, path_of(rest))
     return load_digits() if name == "digits" else load_cifar(name)
 
 

@@ -10,6 +10,7 @@ import os
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
@@ -49,7 +50,7 @@ def fetch(name: str, progress: bool = True) -> Path:
     """
     cifar = cifar_named(name)
     converted = cache.root() / f"{cifar.name}.npz"
-    if converted.exists():
+    if cache.exists(converted):
         return converted
     archive = cache.root() / cifar.archive
     with cache.locked(archive):
@@ -62,8 +63,8 @@ def _download(cifar: Cifar, archive: Path, progress: bool) -> None:
 
     base = os.environ.get(URL_VARIABLE, OFFICIAL_URL).rstrip("/")
     url = f"{base}/{cifar.archive}"
-    if not url.startswith(("http://", "https://")):
-        raise DataError(f"{URL_VARIABLE} is {base!r}; allowed: an address that begins with https:// or http://")
+    if not _is_address(url):
+        raise DataError(f"{URL_VARIABLE} is {base!r}; allowed: an address that begins with https:// or http://, with a server")
     # The bar tells of the download; pooch's own log lines would be a second voice.
     pooch.get_logger().setLevel("ERROR")
     for attempt in range(1, _TRIES + 1):
@@ -88,13 +89,23 @@ def _download(cifar: Cifar, archive: Path, progress: bool) -> None:
                 status = getattr(getattr(error, "response", None), "status_code", None)
                 if attempt == _TRIES or (status is not None and status < 500):
                     raise DataError(_failure(cifar, url, status, meter.started, error)) from error
-            except ValueError as error:  # pooch's word for a wrong checksum
+            except ValueError as error:
+                if "hash" not in str(error):  # pooch's word for a wrong checksum
+                    raise DataError(f"{URL_VARIABLE} is {base!r}; allowed: an address that a server can have") from error
                 raise DataError(
                     f"{url} has another checksum than the official md5 {cifar.archive_md5} and was not kept; {ways_out(cifar)}"
                 ) from error
             finally:
                 for answer in answers:  # pooch leaves the connection of a failed download open
                     answer.close()
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0 and url.isprintable()
+    except ValueError:
+        return False
 
 
 def _remember(answers: list[Any], answer: Any, **_: Any) -> None:

@@ -7,6 +7,7 @@ dropped. Every image is decoded once; the arrays are then cached under the listi
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,13 +17,15 @@ from tqdm import tqdm
 
 from allelse.data import cache
 from allelse.data.dataset import Dataset, assemble
-from allelse.errors import DataError
+from allelse.errors import DataError, inert
 from allelse.records import digest
 
 ENDINGS = (".png", ".jpg", ".jpeg")
 _SYSTEM_FILES = ("thumbs.db", "desktop.ini")
 _GREY, _COLOUR = ("1", "L", "LA"), ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 _LAYOUT = "allowed: PATH/train/<class>/ and PATH/test/<class>/ with .png, .jpg or .jpeg files"
+MOST_SIDE = 8192
+"""pixels; an image has at most this many squared, which are 200 MB when it is decoded"""
 _SHOW_PROGRESS_FROM = 2000  # images; fewer are decoded before a bar could be read
 
 
@@ -76,7 +79,7 @@ def list_images(path: Path) -> tuple[tuple[str, ...], dict[str, list[tuple[Path,
 
 
 def _list_images(path: Path) -> tuple[tuple[str, ...], dict[str, list[tuple[Path, int]]]]:
-    if not path.is_dir():
+    if not cache.exists(path) or not path.is_dir():
         raise DataError(f"there is no folder {path}; {_LAYOUT}")
     for split in ("train", "test"):
         if not (path / split).is_dir():
@@ -85,6 +88,8 @@ def _list_images(path: Path) -> tuple[tuple[str, ...], dict[str, list[tuple[Path
         tuple(sorted(entry.name for entry in (path / split).iterdir() if entry.is_dir() and entry.name[0] != "."))
         for split in ("train", "test")
     )
+    for name in (*classes, *test_classes):
+        _check_name(path, name)
     if not classes:
         raise DataError(f"{path / 'train'} has no class folders; {_LAYOUT}")
     for one, other, place in ((classes, test_classes, "test"), (test_classes, classes, "train")):
@@ -104,12 +109,19 @@ def _class_images(folder: Path) -> list[Path]:
         for entry in entries:
             if entry.name.startswith(".") or entry.name.lower() in _SYSTEM_FILES:
                 continue
+            _check_name(folder, entry.name)
             if not entry.is_file() or not entry.name.lower().endswith(ENDINGS):
                 raise DataError(f"{entry.path} is no image; allowed in a class folder: {', '.join(ENDINGS)}; move it elsewhere")
             files.append(Path(entry.path))
     if not files:
         raise DataError(f"the class folder {folder} is empty; put images in it, or remove the class from train and test")
     return sorted(files)
+
+
+def _check_name(folder: Path, name: str) -> None:
+    """Classes are named by their folders on every page, and files in every message."""
+    if inert(name) != name or "\n" in name or "\t" in name:
+        raise DataError(f"{folder} holds {name!r}, whose name has control characters or is no UTF-8; rename it")
 
 
 def read_images(
@@ -121,8 +133,11 @@ def read_images(
         DataError: a file cannot be decoded, or sizes are mixed and ``image_size`` is None.
     """
     everything = [file for split in ("train", "test") for file, _ in files[split]]
-    quiet = not progress or len(everything) < _SHOW_PROGRESS_FROM
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    # None: no bar where stderr is no terminal.
+    quiet = True if not progress or len(everything) < _SHOW_PROGRESS_FROM else None
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Image size")  # Pillow's bound on pixels; ours is ``MOST_SIDE``
+        _check_room(path, len(everything), _decode(everything[0], image_size).nbytes)
         decoded = pool.map(lambda file: _decode(file, image_size), everything)
         try:
             images = list(tqdm(decoded, desc=f"reading {path}", total=len(everything), unit="image", disable=quiet))
@@ -135,6 +150,19 @@ def read_images(
     cut = len(files["train"])
     splits = ((images[:cut], files["train"]), (images[cut:], files["test"]))
     return [(np.stack(part), np.array([label for _, label in listed], np.int64)) for part, listed in splits]
+
+
+def _check_room(path: Path, count: int, size: int) -> None:
+    """Refuse what memory cannot hold, before hours are spent on decoding it."""
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # Windows does not say
+        return
+    if 2 * count * size > memory:  # once as images, once as the arrays that they are put into
+        raise DataError(
+            f"{path}: {count:,} images of {size:,} bytes need more than the {memory / 2**30:.1f} GiB of memory here; "
+            "set a smaller image_size in the recipe"
+        )
 
 
 def _check_one_size(files: Sequence[Path], images: Sequence[np.ndarray]) -> None:
@@ -154,6 +182,8 @@ def _decode(file: Path, image_size: int | None) -> np.ndarray:
     try:
         with Image.open(file, formats=("PNG", "JPEG")) as image:
             mode = image.mode
+            if image.width * image.height > MOST_SIDE**2:
+                raise DataError(f"{file} has {image.width} x {image.height} pixels; allowed: {MOST_SIDE**2:,}; make it smaller")
             if mode not in _GREY + _COLOUR:
                 raise DataError(f"{file} has pixels of mode {mode!r}; allowed: 8-bit grey or colour; convert it")
             # A palette with transparency goes by way of RGBA: straight to RGB, Pillow warns about it.

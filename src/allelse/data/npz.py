@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
+from allelse.data.arrays import Missing, read_arrays
+from allelse.data.cache import exists
 from allelse.data.dataset import Dataset, assemble
 from allelse.errors import DataError
 
+MOST_LABEL = 65_535
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
@@ -31,27 +33,25 @@ def read_npz(path: Path) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarra
     Raises:
         DataError: no such file, no .npz, missing keys, pickled objects, another dtype or shape, lengths that do not match.
     """
-    if not path.is_file():
+    if not exists(path) or not path.is_file():
         raise DataError(f"there is no file {path}; allowed: an .npz with {', '.join(KEYS)}")
-    array_from_key = {}
     try:
-        # np.load would take a bare .npy or a pickle too; only a zip archive is meant here.
-        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as file:
-            missing = [key for key in KEYS if key not in file.files]
-            if missing:
-                raise DataError(
-                    f"{path} lacks {', '.join(missing)}; it has {', '.join(file.files) or 'nothing'}; "
-                    f"all of {', '.join(KEYS)} are needed"
-                )
-            for key in KEYS:
-                array_from_key[key] = file[key]
-    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
+        array_from_key = read_arrays(path, KEYS)
+    except Missing as found:
+        missing = [key for key in KEYS if key not in found.args]
         raise DataError(
-            f"{path} is no readable .npz file, or is damaged; write it with numpy.savez({', '.join(KEYS)})"
-        ) from error
+            f"{path} lacks {', '.join(missing)}; it has {', '.join(found.args) or 'nothing'}; "
+            f"all of {', '.join(KEYS)} are needed"
+        ) from None
+    except DataError:
+        raise
     except ValueError as error:
         raise DataError(
             f"{path} holds pickled objects or damaged arrays, which are not read; write plain uint8 images and integer labels"
+        ) from error
+    except Exception as error:  # zipfile and its unpackers raise nearly anything on a damaged file
+        raise DataError(
+            f"{path} is no readable .npz file, or is damaged; write it with numpy.savez({', '.join(KEYS)})"
         ) from error
     x_train, y_train, x_test, y_test = (array_from_key[key] for key in KEYS)
     return _split(path, "train", x_train, y_train), _split(path, "test", x_test, y_test)
@@ -72,4 +72,6 @@ def _split(path: Path, split: str, images: np.ndarray, labels: np.ndarray) -> tu
         raise DataError(f"{path}: y_{split} has shape {labels.shape}; allowed: [N] or [N, 1]")
     if len(images) != len(labels):
         raise DataError(f"{path}: x_{split} has {len(images)} images, y_{split} {len(labels)} labels; give one label an image")
+    if labels.max(initial=0) > MOST_LABEL:
+        raise DataError(f"{path}: y_{split} goes to {labels.max()}; allowed: whole numbers from 0 to K-1, at most {MOST_LABEL}")
     return images, labels.astype(np.int64)

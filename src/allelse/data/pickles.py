@@ -1,13 +1,14 @@
 """Pickled CIFAR batches without the danger of pickles: the bytes of one file in, its pixels and labels out.
 
-A pickle may name any Python function and have it called. This reader knows only what an official batch needs (NumPy's array
-reconstruction) and refuses every other name before anything is called.
+A pickle may name any Python function and have it called. This reader knows only the names that an official batch needs (NumPy's
+array reconstruction), puts classes of its own in their place, and refuses every other name before anything is called.
 """
 
 from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 from typing import Any
 
 import numpy as np
@@ -15,17 +16,33 @@ import numpy as np
 from allelse.errors import DataError
 
 
-def _plain_dtype(code: str, align: bool = False, copy: bool = False) -> np.dtype:
-    dtype = np.dtype(code)
-    if dtype.kind not in "buif":
-        raise pickle.UnpicklingError(f"array of {dtype}")
-    # A fresh copy, because the pickle then sets its state; built-in dtypes are shared by the whole process.
-    return np.dtype(dtype, copy=True)
+class _Type:
+    """Stands where a pickle names ``numpy.ndarray`` or ``numpy.dtype``: it keeps the code, and is given no state."""
+
+    def __init__(self, *arguments: object) -> None:
+        self.code = arguments[0] if arguments else None
+
+    def __setstate__(self, state: object) -> None:
+        pass
 
 
-def _empty_array(_subtype: object, _shape: object, _code: object) -> np.ndarray:
-    """In place of NumPy's ``_reconstruct``, which would allocate any shape; the pickle sets shape and data afterwards."""
-    return np.empty(0, np.uint8)
+class _Array:
+    """Stands for an array: it keeps what the pickle says of one, and makes nothing of it."""
+
+    def __init__(self, *_: object) -> None:
+        self.state: object = None
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state
+
+    def planes(self) -> np.ndarray | None:
+        """The uint8 array [N, 3072] that the state describes; ``None`` where it describes another."""
+        match self.state:
+            case (_, (int(rows), 3072), _Type(code="u1"), bool(fortran), (bytes() | str()) as raw):
+                raw = raw.encode("latin1") if isinstance(raw, str) else raw  # a text of Python 2
+                if rows >= 0 and len(raw) == rows * 3072:
+                    return np.frombuffer(raw, np.uint8).reshape((rows, 3072), order="F" if fortran else "C")
+        return None
 
 
 def _latin1(text: str, encoding: str = "latin1") -> bytes:
@@ -35,15 +52,11 @@ def _latin1(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
-class _ArrayType:
-    """Stands where a pickle names ``numpy.ndarray``, which it only hands to ``_reconstruct``."""
-
-
 _ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy.core.multiarray", "_reconstruct"): _empty_array,
-    ("numpy._core.multiarray", "_reconstruct"): _empty_array,
-    ("numpy", "ndarray"): _ArrayType,
-    ("numpy", "dtype"): _plain_dtype,
+    ("numpy.core.multiarray", "_reconstruct"): _Array,
+    ("numpy._core.multiarray", "_reconstruct"): _Array,
+    ("numpy", "ndarray"): _Type,
+    ("numpy", "dtype"): _Type,
     ("_codecs", "encode"): _latin1,
 }
 
@@ -53,6 +66,13 @@ class _Reader(pickle.Unpickler):
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"it names {module}.{name}")
         return _ALLOWED[module, name]
+
+
+def _check_memo(content: bytes) -> None:
+    """Refuse a place in the unpickler's memo beyond what a pickler writes: Python would make room for all before it."""
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > count + 256:
+            raise pickle.UnpicklingError(f"memo {argument}")
 
 
 def read_batch(content: bytes, label_key: str, where: str) -> tuple[np.ndarray, np.ndarray]:
@@ -70,6 +90,7 @@ def read_batch(content: bytes, label_key: str, where: str) -> tuple[np.ndarray, 
         DataError: it is no pickle, names anything but NumPy's array reconstruction, or holds something else.
     """
     try:
+        _check_memo(content)
         batch = _Reader(io.BytesIO(content), encoding="latin1").load()
     except Exception as error:  # a damaged pickle raises nearly anything
         reason = " ".join(str(error).split())[:120]
@@ -77,8 +98,9 @@ def read_batch(content: bytes, label_key: str, where: str) -> tuple[np.ndarray, 
     if not isinstance(batch, dict):
         raise DataError(f"{where} holds a {type(batch).__name__}; a CIFAR batch is a dict with 'data' and {label_key!r}")
     named = {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in batch.items()}
-    planes, labels = named.get("data"), named.get(label_key)
-    if not (isinstance(planes, np.ndarray) and planes.dtype == np.uint8 and planes.ndim == 2 and planes.shape[1] == 3072):
+    array, labels = named.get("data"), named.get(label_key)
+    planes = array.planes() if isinstance(array, _Array) else None
+    if planes is None:
         raise DataError(f"{where} lacks 'data' of uint8 [N, 3072], as a CIFAR batch has; use an official copy")
     if not (isinstance(labels, list) and all(type(label) is int and 0 <= label < 256 for label in labels)):
         raise DataError(f"{where} lacks {label_key!r}, a list of whole numbers, as a CIFAR batch has; use an official copy")

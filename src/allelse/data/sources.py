@@ -32,7 +32,7 @@ def find(cifar: Cifar) -> Path | None:
     roots = [Path("data"), Path.home() / "data", Path.home() / ".torch" / "datasets", cache.root()]
     places = [converted_path(cifar), cache.root() / cifar.archive, cache.root() / cifar.python_archive]
     places += [folder / name for folder in roots for name in (cifar.python_folder, cifar.binary_folder)]
-    return next((place for place in places if place.exists()), None)
+    return next((place for place in places if cache.exists(place)), None)
 
 
 def load_cifar(name: str) -> Dataset:
@@ -63,7 +63,7 @@ def import_images(name: str, path: str | Path) -> Path:
     cifar = cifar_named(name)
     target = converted_path(cifar)
     cache.writable_folder(target.parent)
-    dataset = read(cifar, Path(path).expanduser())
+    dataset = read(cifar, cache.path_of(str(path)))
     with cache.locked(target):
         cache.keep(target, dataset)
     return target
@@ -75,7 +75,7 @@ def read(cifar: Cifar, path: Path) -> Dataset:
     Raises:
         DataError: as ``import_images``.
     """
-    if not path.exists():
+    if not cache.exists(path):
         raise DataError(f"there is no {path}; allowed: {_FORMS}")
     if path.is_file() and path.suffix == ".npz":
         return checked(cifar, *read_npz(path), str(path))

@@ -63,9 +63,9 @@ class Speeds:
 
     def _read(self) -> dict[str, float]:
         try:
-            speeds = json.loads(self.file.read_text())
-            return {str(key): float(rate) for key, rate in speeds.items() if rate > 0}
-        except (OSError, ValueError, TypeError, AttributeError):
+            speeds = json.loads(self.file.read_text()) if self.file.is_file() else {}
+            return {key: float(rate) for key, rate in speeds.items() if isinstance(rate, int | float) and 0 < rate < 1e15}
+        except (OSError, ValueError, AttributeError, RecursionError):
             return {}  # nothing was measured yet, or the file is damaged: it is only a memory
 
     def _remember(self, key: str, rate: float) -> None:

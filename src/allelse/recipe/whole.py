@@ -22,7 +22,7 @@ class Recipe(Part):
 
     dataset: Annotated[str, Field(min_length=1)]
     """``digits``, ``cifar10``, ``cifar100``, ``folder:PATH`` or ``npz:PATH``"""
-    image_size: Count | None = None
+    image_size: Annotated[int, Field(ge=1, le=8192)] | None = None
     """``folder:`` only: side to which images are resized, in pixels; their own size when left out"""
     train_per_class: Count | None = None
     """a balanced training subset of this many images a class, drawn per seed; all when left out"""

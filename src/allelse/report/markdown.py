@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
+from allelse.errors import inert
 from allelse.report.contents import Card, Contents
 from allelse.report.shapes import Figure
 from allelse.report.tables import Table
@@ -16,7 +17,7 @@ _LINE_START = re.compile(r"^(-(?=[-\s]|$)|\+(?=\s|$)|=|\d+[.)](?=\s|$))")
 
 def escape(text: str) -> str:
     """Text on one line that no Markdown reader takes for markup, HTML, a link or a mention."""
-    flat = re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", text).strip()
+    flat = inert(re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", text).strip())
     flat = _SPECIAL.sub(r"\\\1", flat)
     flat = _LINKS.sub(lambda found: f"{found[1] or found[3]}\\{found[2] or found[4]}", flat)
     return _LINE_START.sub(lambda found: found[1][:-1] + "\\" + found[1][-1], flat)
@@ -24,6 +25,7 @@ def escape(text: str) -> str:
 
 def code(text: str, language: str = "") -> str:
     """A fenced block, with a fence longer than any in the text."""
+    text = inert(text)
     fence = "`" * max(3, 1 + max(map(len, re.findall(r"`+", text)), default=0))
     return f"{fence}{language}\n{text}\n{fence}"
 

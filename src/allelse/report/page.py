@@ -14,7 +14,7 @@ import jinja2
 from markupsafe import Markup
 
 from allelse import store
-from allelse.errors import StoreError
+from allelse.errors import StoreError, inert
 from allelse.report.contents import Contents, contents
 from allelse.report.figures import inline, write_figures
 from allelse.report.findings import gather
@@ -54,6 +54,7 @@ def html(told: Contents) -> str:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=lambda value: value if isinstance(value, Markup) else inert(str(value)),
     )
     environment.globals["svg"] = _svg
     return environment.get_template(TEMPLATE).render(told=told) + "\n"

@@ -116,6 +116,9 @@ def _prediction(one: stats.Comparison) -> str:
 
 def _changes(definition: Mapping[str, Any]) -> list[str]:
     """What ``--set`` changed of the recipe, as it was given."""
-    words = shlex.split(definition.get("command", ""))
+    try:
+        words = shlex.split(definition.get("command", ""))
+    except ValueError:  # no command of ours: a quotation without an end
+        words = definition["command"].split()
     given = [change for option, change in pairwise(words) if option == "--set"]
     return [change for change in given if change.partition("=")[0].strip() not in definition["factors"]]

@@ -10,6 +10,7 @@ from typing import Any
 from allelse.errors import StudyError
 from allelse.messages import one_line
 from allelse.recipe import Recipe
+from allelse.study.values import DEEPEST, misfit
 
 DEFAULTS = Recipe(dataset="digits")
 """what a recipe that says nothing of a part has"""
@@ -18,6 +19,8 @@ DEFAULTS = Recipe(dataset="digits")
 def put(recipe: dict[str, Any], key: str, value: Any) -> None:
     """Set the dotted ``key``; a part given by its name alone becomes a table first, one that is left out its default's."""
     *parents, last = key.split(".")
+    if len(parents) >= DEEPEST:
+        raise StudyError(f"a key of {len(parents) + 1} parts; name an existing key of the recipe")
     node = recipe
     default: Any = DEFAULTS
     for parent in parents:
@@ -50,10 +53,19 @@ def covers(moved: str, key: str) -> bool:
 
 def parse_change(change: str) -> tuple[str, Any]:
     """The key and the value of a ``--set``; what is no TOML is a text."""
+    try:
+        change.encode()
+    except UnicodeEncodeError:
+        raise StudyError(f"--set {change}: holds bytes that are no UTF-8; write it as UTF-8 text") from None
     key, equals, text = change.partition("=")
     if not equals or not key.strip():
         raise StudyError(one_line(f"--set {change}: allowed: key=value, e.g. --set epochs=2 or --set 'model.depth=[1, 2]'"))
     try:
-        return key.strip(), tomllib.loads(f"value = {text}")["value"]
+        parsed = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):
         return key.strip(), text.strip()
+    if len(parsed) > 1:  # a text of several lines, of which only the first would be the value
+        return key.strip(), text.strip()
+    if found := misfit(parsed):
+        raise StudyError(one_line(f"--set {change}: {found[1]}"))
+    return key.strip(), parsed["value"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf, isfinite
 from typing import Any
 
 from allelse.design import Condition, Level, level_key, level_text, matches
@@ -18,6 +19,8 @@ COLUMNS = (
 )
 """what the tables call their own columns, so that no factor may have such a name"""
 
+MOST_ARMS = 10_000
+"""combinations of levels, the excluded ones too"""
 ALLOWED = "allowed: a list of levels, a table of named levels with the keys each one sets, or { when = …, levels = … }"
 
 
@@ -87,9 +90,10 @@ def _label(level: Any) -> Level:
 
 def _number_or_text(name: str) -> Level:
     """The label of a named level: TOML writes keys as texts, but a level that is called 16 is a number to trends and axes."""
-    if re.fullmatch(r"-?(0|[1-9]\d{0,15})", name):
+    if re.fullmatch(r"-?(0|[1-9]\d{0,15})", name, re.ASCII):
         return int(name)
-    return float(name) if re.fullmatch(r"-?(0|[1-9]\d*)(\.\d+)?(e[+-]?\d+)?", name) else name
+    number = float(name) if re.fullmatch(r"-?(0|[1-9]\d*)(\.\d+)?(e[+-]?\d+)?", name, re.ASCII) else inf
+    return number if isfinite(number) else name
 
 
 def replaced_levels(change: str, name: str, value: Any, known: Factor) -> Factor:
@@ -135,8 +139,12 @@ def check_conditions(factors: Mapping[str, Factor], place: Place) -> None:
         before[name] = factor
 
 
-def combinations(factors: Mapping[str, Factor]) -> list[dict[str, Level]]:
-    """Every combination of levels, the last factor fastest; one for all levels of a factor where it does not exist."""
+def combinations(factors: Mapping[str, Factor], place: Place) -> list[dict[str, Level]]:
+    """Every combination of levels, the last factor fastest; one for all levels of a factor where it does not exist.
+
+    Raises:
+        StudyError: there are more than a study can have.
+    """
     combined: list[dict[str, Level]] = [{}]
     for name, factor in factors.items():
         combined = [
@@ -144,4 +152,9 @@ def combinations(factors: Mapping[str, Factor]) -> list[dict[str, Level]]:
             for levels in combined
             for one in ([{**levels, name: label} for label in factor.levels] if matches(factor.when, levels) else [levels])
         ]
+        if len(combined) > MOST_ARMS:
+            raise place.error(
+                factor.stands,
+                f"with this factor there are over {MOST_ARMS} combinations of levels; leave factors or levels out",
+            )
     return combined

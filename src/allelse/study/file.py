@@ -16,6 +16,9 @@ from allelse.recipe import Part
 from allelse.records import ACCURACIES
 
 MOST_FIRST_SEED = 1_000_000_000
+MOST_BYTES = 1 << 20
+"""of a study file"""
+
 Seeds = Annotated[int, Field(ge=1, le=10_000)]
 Listed = Field(strict=False)
 
@@ -171,8 +174,14 @@ def read(name_or_path: str) -> tuple[str, str]:
         if not path.exists() and path.suffix != ".toml" and "/" not in name_or_path:
             known = did_you_mean(name_or_path, list(packaged))
             raise StudyError(one_line(f"{name_or_path}: no such study; {known}; or give a .toml file"))
-        return str(path), path.read_text("utf-8-sig")
+        if path.exists() and not path.is_dir() and not path.is_file():
+            raise StudyError(f"{path}: is a pipe or a device; write the study into a file and name that")
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise StudyError(f"{path}: has more than {MOST_BYTES:,} bytes; allowed: a study file, which is a short text")
+        return str(path), content.decode("utf-8-sig").replace("\r\n", "\n")
     except FileNotFoundError:
         raise StudyError(f"{path}: no such file; 'allelse new {path}' writes one to start from") from None
-    except (OSError, UnicodeDecodeError, RuntimeError) as error:  # RuntimeError: the home folder of a user who is not there
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: the home folder of a user who is not there
         raise StudyError(f"{path}: cannot be read as a UTF-8 text file: {one_line(error)}") from None

@@ -28,8 +28,11 @@ from allelse.study.changes import covers, merge, parse_change, put
 from allelse.study.factors import Factor, check_condition, check_conditions, combinations, read_factors, replaced_levels
 from allelse.study.file import MOST_FIRST_SEED, Adjust, Reference, StudyFile, Version, read
 from allelse.study.tuning import check_tuning, read_tune
+from allelse.study.values import misfit
 from allelse.study.whole import Study
 
+MOST_RUNS = 1_000_000
+"""of one study: each is planned, stored and shown by itself"""
 MOST_NAMED = 6
 """excluded combinations that a note names one by one"""
 
@@ -66,6 +69,8 @@ def load(
     except (ValueError, RecursionError) as error:  # besides TOMLDecodeError: numbers of thousands of digits, deep nesting
         raise StudyError(f"{source}: not valid TOML: {one_line(error)}; mend the file there") from None
     place = Place(source, text, raw)
+    if found := misfit(raw):
+        raise place.error(*found)
     version = _asked_version(source, raw, quick, scaled)
     for name in VERSIONS:
         if name in raw:
@@ -96,7 +101,11 @@ def load(
         raise StudyError(f"--first-seed {first}: allowed: 0 to {MOST_FIRST_SEED}")
     all_seeds = tuple(range(first, first + count))
 
-    combined = combinations(factors)
+    combined = combinations(factors, place)
+    if len(combined) * count > MOST_RUNS:
+        raise StudyError(
+            f"{source}: {len(combined)} arms × {count} seeds; allowed: {MOST_RUNS} runs; ask for fewer with --seeds"
+        )
     exclude = file.exclude if put_in.exclude is None else put_in.exclude
     excluded = [levels for levels in combined if _is_excluded(exclude, levels)]
     adjust = _adjust(file, version, put_in, keep_seeds=seeds is None)
@@ -142,7 +151,7 @@ def _command(name_or_path: str | Path, version: str, seeds: int | None, first_se
 def _check_declared(file: StudyFile, factors: Mapping[str, Factor], place: Place) -> None:
     """Hold conditions, exclusions, adjustments, claims and references against the file's own factors."""
     check_conditions(factors, place)
-    combined = combinations(factors)
+    combined = combinations(factors, place)
     for number, condition in enumerate(file.exclude):
         check_condition(condition, factors, ("exclude", number), place)
         if not any(matches(condition, levels) for levels in combined):
@@ -168,11 +177,13 @@ def _check_claims(claims: Sequence[Claim], design: Design, place: Place) -> None
     for number, claim in enumerate(claims):
         if claim.metric not in METRICS:
             raise place.error(("claims", number, "metric"), f"{claim.metric!r}; {did_you_mean(claim.metric, list(METRICS))}")
-    for number in range(len(claims)):  # the claims up to this one, so that the first mistake is this one's
+    first_from_id: dict[str, Claim] = {}
+    for number, claim in enumerate(claims):
         try:
-            check_claims(claims[: number + 1], design)
+            check_claims([first_from_id[claim.id], claim] if claim.id in first_from_id else [claim], design)
         except StudyError as error:
             raise place.error(("claims", number), str(error)) from None
+        first_from_id[claim.id] = claim
 
 
 def _check_references(references: Sequence[Reference], design: Design, place: Place) -> None:

@@ -1,0 +1,528 @@
+"""Parsers of data: .npz files, folders of images, CIFAR archives and their pickles, the cache, and remembered speeds."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import pickle
+import struct
+import tarfile
+import zipfile
+from dataclasses import replace
+from functools import cache as remembered
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from allelse import data
+from allelse.data import cache
+from allelse.data.archives import read_archive, read_folder
+from allelse.data.cifar import CIFARS, from_files
+from allelse.data.dataset import Dataset, assemble, fingerprint
+from allelse.data.pickles import read_batch
+
+from .mutations import ODD_NUMBERS, ODD_TEXTS, odd_value, spoilt_bytes, spoilt_value
+from .trials import Fault
+
+TINY = replace(CIFARS["cifar10"], train_per_class=5, test_per_class=2)
+
+
+def check_dataset(dataset: Dataset) -> None:
+    """Raise ``Fault`` unless a data set that was taken is whole."""
+    for images, labels in (
+        (dataset.train_images, dataset.train_labels),
+        (dataset.test_images, dataset.test_labels),
+    ):
+        if (
+            images.dtype != np.uint8
+            or images.ndim != 4
+            or labels.dtype != np.int64
+            or len(images) != len(labels)
+            or not len(labels)
+        ):
+            raise Fault(f"half taken: images {images.dtype} {images.shape}, labels {labels.dtype} {labels.shape}")
+        if labels.min() < 0 or labels.max() >= len(dataset.classes):
+            raise Fault("half taken: labels beyond the classes")
+    arrays = (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels)
+    if fingerprint(*arrays) != dataset.fingerprint:
+        raise Fault("half taken: the fingerprint is of other images")
+
+
+# ── .npz ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def arrays(rng: Random) -> dict[str, Any]:
+    noise = np.random.default_rng(rng.randrange(1 << 30))
+    found = {}
+    for split, count in (("train", 8), ("test", 4)):
+        found[f"x_{split}"] = noise.integers(0, 256, (count, 4, 4), np.uint8)
+        found[f"y_{split}"] = np.arange(count) % 2
+    return found
+
+
+def odd_array(rng: Random, array: np.ndarray) -> Any:
+    shapes = ((), (0,), (0, 4, 4), (8, 0, 4), (8, 16), (2, 4, 4, 4), (1, 1, 1, 1, 1), (8, 1), (1, 8), (8,))
+    kind = rng.randrange(6)
+    if kind == 0:
+        return array.astype(
+            rng.choice(("int8", "uint16", "float16", "float64", "complex64", "bool", "S3", "U2", "M8[s]", ">i8", "<u2"))
+        )
+    if kind == 1:
+        return np.zeros(rng.choice(shapes), array.dtype)
+    if kind == 2:
+        return np.asfortranarray(array)
+    if kind == 3:
+        return np.array([{"a": 1}, print] * 4, dtype=object)
+    if kind == 4:
+        return np.full_like(array, rng.choice((-1, 0, 1, 200)) if array.dtype.kind == "i" else 255)
+    return np.zeros(len(array), [("a", "u1"), ("b", "<f4")])
+
+
+def npy(rng: Random, array: np.ndarray) -> bytes:
+    """One .npy file whose header says something else than what follows."""
+    shape = rng.choice(
+        (
+            "(-1,)",
+            "(8, -4, 4)",
+            "(1099511627776,)",
+            "(4611686018427387904, 4)",
+            "(8, 4, 4",
+            "(True, 4)",
+            "(8.0, 4, 4)",
+            "8",
+            "(1e3,)",
+            "()",
+            "(17179869184, 1, 1)",
+            "(" * 300,
+            "(0, 99999999999999999999)",
+            "(8, 4, 4)",
+            "__import__('os').system('touch canary-ran')",
+        )
+    )
+    descr = rng.choice(
+        ("'|u1'", "'<i8'", "'|O'", "'|V999999999'", "'<U999999999'", "[('a', '|u1')]", "'M8[s]'", "1", "'u1,u1'", "'|S0'")
+    )
+    header = f"{{'descr': {descr}, 'fortran_order': {rng.choice(('True', 'False', '7', 'None'))}, 'shape': {shape}, }}"
+    version = rng.choice((b"\x01\x00", b"\x02\x00", b"\x03\x00", b"\x09\x00"))
+    length = struct.pack("<H" if version == b"\x01\x00" else "<I", rng.choice((len(header), len(header), len(header), 65535)))
+    return b"\x93NUMPY" + version + length + header.encode() + array.tobytes()
+
+
+def written(rng: Random, found: dict[str, Any]) -> bytes:
+    """A zip archive of arrays, a part of which may be no array; in any of zip's ways."""
+    buffer = io.BytesIO()
+    how = rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA))
+    odd = rng.choice((*found, *[None] * 4))
+    with zipfile.ZipFile(buffer, "w", how) as archive:
+        for key, array in found.items():
+            inner = io.BytesIO()
+            np.lib.format.write_array(inner, np.asarray(array), allow_pickle=True)
+            content = inner.getvalue()
+            if key == odd:
+                kind = rng.randrange(6)
+                if kind == 0:
+                    content = npy(rng, np.asarray(arrays(rng)[found_key(key)]))
+                elif kind == 1:
+                    content = spoilt_bytes(rng, content)
+                elif kind == 2:
+                    content = pickle.dumps(_Bait())
+                elif kind == 3:
+                    content = content + b"\x00" * rng.choice((1, 100, 200_000))
+                elif kind == 4:
+                    header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (400000000,), }"
+                    content = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header
+            name = rng.choice((*[f"{key}.npy"] * 40, f"../{key}.npy", key, f"/{key}.npy"))
+            archive.writestr(name, content)
+    content = buffer.getvalue()
+    kind = rng.randrange(8)
+    if kind == 0:
+        return spoilt_bytes(rng, content)
+    if kind == 1:  # says that it is encrypted
+        return content.replace(b"PK\x01\x02\x14\x03\x14\x00\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01\x00")
+    if kind == 2:  # sizes in the directory that are not so
+        at = content.rfind(b"PK\x01\x02")
+        return (
+            content[: at + 20]
+            + struct.pack("<II", rng.choice((0, 5, 2**32 - 2)), rng.choice((0, 5, 2**31)))
+            + content[at + 28 :]
+        )
+    if kind == 3:
+        return content[: rng.randrange(len(content))]
+    return content
+
+
+def found_key(key: str) -> str:
+    return key if key in ("x_train", "y_train", "x_test", "y_test") else "x_train"
+
+
+class _Bait:
+    """Writes a file when a pickle of it is loaded as a pickle."""
+
+    def __reduce__(self) -> Any:
+        return os.system, ("touch canary-ran",)
+
+
+@remembered
+def bomb() -> bytes:
+    """A third of a megabyte that unpacks to three hundred."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for key in ("x_train", "y_train", "x_test", "y_test"):
+            with archive.open(f"{key}.npy", "w") as member:
+                np.lib.format.write_array(member, np.zeros((300_000_000 if key == "x_train" else 1, 1, 1), np.uint8))
+    return buffer.getvalue()
+
+
+def npz(rng: Random, folder: Path) -> None:
+    """``npz:PATH``."""
+    found = arrays(rng)
+    for _ in range(rng.randint(0, 2)):
+        key = rng.choice(list(found))
+        if rng.random() < 0.2:
+            del found[key]
+        else:
+            found[key] = odd_array(rng, found[key])
+        if not found:
+            break
+    (folder / "x.npz").write_bytes(bomb() if rng.random() < 0.03 else written(rng, found) if found else b"")
+    check_dataset(data.load("npz:x.npz"))
+
+
+# ── folders of images ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@remembered
+def pictures() -> tuple[bytes, ...]:
+    """One image of each kind that Pillow writes here."""
+    found = []
+    noise = np.random.default_rng(0).integers(0, 256, (6, 6, 4), np.uint8)
+    for mode, form in (
+        ("RGB", "PNG"),
+        ("L", "PNG"),
+        ("P", "PNG"),
+        ("1", "PNG"),
+        ("RGBA", "PNG"),
+        ("I;16", "PNG"),
+        ("LA", "PNG"),
+    ):
+        picture = (
+            Image.fromarray(noise[..., 0].astype(np.uint16) * 99) if mode == "I;16" else Image.fromarray(noise).convert(mode)
+        )
+        buffer = io.BytesIO()
+        picture.save(buffer, form)
+        found.append(buffer.getvalue())
+    for mode, form in (
+        ("RGB", "JPEG"),
+        ("L", "JPEG"),
+        ("CMYK", "JPEG"),
+        ("RGB", "GIF"),
+        ("RGB", "BMP"),
+        ("RGB", "TIFF"),
+        ("RGB", "PPM"),
+    ):
+        buffer = io.BytesIO()
+        Image.fromarray(noise).convert(mode).save(buffer, form)
+        found.append(buffer.getvalue())
+    return tuple(found)
+
+
+def huge_png(width: int, height: int) -> bytes:
+    """A small PNG that says it is large."""
+    from zlib import compress, crc32
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", compress(b"\x00" * 100_000)) + chunk(b"IEND", b"")
+
+
+NAMES = (
+    "a.png",
+    "a.PNG",
+    "b.jpg",
+    "c.jpeg",
+    ".hidden.png",
+    "Thumbs.db",
+    "x.txt",
+    "x",
+    "\x1b[31m.png",
+    "a\nb.png",
+    "\udcff.png",
+    "한글.png",
+    "=1.png",
+)
+CLASSES = ("\udcff", "\x1b[2J", "a\nb", ".hidden", "x" * 200, "<script>", "=cmd", "한글", " ")
+
+
+def images(rng: Random, folder: Path) -> None:
+    """``folder:PATH``."""
+    os.environ["ALLELSE_DATA"] = str(folder / "kept")
+    odd = rng.choice(CLASSES)
+    classes = ["cat", odd if rng.random() < 0.3 else "dog"]
+    for split in ("train", "test"):
+        for label in classes:
+            place = folder / "images" / split / label
+            place.mkdir(parents=True)
+            for number in range(2):
+                (place / f"{number}.png").write_bytes(pictures()[0])
+    spoilt = folder / "images" / rng.choice(("train", "test")) / rng.choice(classes)
+    target = spoilt / rng.choice(NAMES)
+    kind = rng.randrange(11)
+    if kind == 0:
+        target.write_bytes(rng.choice(pictures()))
+    elif kind < 4:
+        target.write_bytes(spoilt_bytes(rng, rng.choice(pictures())))
+    elif kind == 4:
+        target.write_bytes(
+            huge_png(*rng.choice(((10**6, 10**6), (2**31 - 1, 1), (30_000, 30_000), (9_000, 9_000), (12_000, 12_000), (0, 5))))
+        )
+    elif kind == 5:
+        target.symlink_to(rng.choice(("/etc/hostname", "nowhere", ".", "/dev/zero", "../../../..", target.name)))
+    elif kind == 6:
+        os.mkfifo(target)
+    elif kind == 7:
+        target.mkdir()
+    elif kind == 8:
+        target.write_bytes(
+            rng.choice((b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", rng.randbytes(100), b"<svg/>", b"%!PS\n/x {x} def x"))
+        )
+    elif kind == 9:
+        (folder / "images" / rng.choice(("train", "test")) / "extra").mkdir()
+    else:
+        target.write_bytes(pictures()[rng.randrange(7)])
+    size = rng.choice((None, None, None, 4, 0, -1, 1, 10**5, 10**6, 10**30))
+    name = "folder:images" if rng.random() < 0.9 else "folder:" + rng.choice(ODD_TEXTS)
+    check_dataset(data.load(name, size))
+    check_dataset(data.load(name, size))  # as it was kept
+
+
+# ── CIFAR ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@remembered
+def official() -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """The binary and the Python files of a CIFAR of 70 images."""
+    binary: dict[str, bytes] = {}
+    python: dict[str, bytes] = {}
+    noise = np.random.default_rng(0)
+    for names, count in ((TINY.train_files, 50), (TINY.test_files, 20)):
+        labels = np.arange(count) % 10
+        planes = noise.integers(0, 256, (count, 3072), np.uint8)
+        for name, rows in zip(names, np.array_split(np.arange(count), len(names)), strict=True):
+            binary[f"{name}.bin"] = b"".join(bytes([labels[row]]) + planes[row].tobytes() for row in rows)
+            batch = {"data": planes[rows], "labels": labels[rows].tolist(), "batch_label": name}
+            python[name] = pickle.dumps(batch, protocol=2)
+    return binary, python
+
+
+def tar(rng: Random, files: dict[str, bytes]) -> bytes:
+    """A .tar.gz of the files, with members among them that lead elsewhere."""
+    buffer = io.BytesIO()
+    odd = rng.choice(
+        ("none", "none", "link", "hard", "device", "fifo", "up", "root", "twice", "pax", "many", "large", "sparse", "bomb")
+    )
+    form = rng.choice((tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT))
+    with tarfile.open(fileobj=buffer, mode="w", format=form) as archive:
+
+        def add(name: str, content: bytes = b"", kind: bytes = tarfile.REGTYPE, link: str = "") -> None:
+            member = tarfile.TarInfo(name)
+            member.size, member.type, member.linkname = len(content) if kind == tarfile.REGTYPE else 0, kind, link
+            archive.addfile(member, io.BytesIO(content))
+
+        place = rng.randrange(len(files) + 1)
+        for number, (name, content) in enumerate(files.items()):
+            if number == place:
+                if odd in ("link", "hard"):
+                    kind = tarfile.SYMTYPE if odd == "link" else tarfile.LNKTYPE
+                    add(rng.choice((name, f"cifar/{name}")), kind=kind, link=rng.choice(("/etc/passwd", "../../x", name)))
+                elif odd == "device":
+                    add(f"cifar/{name}", kind=rng.choice((tarfile.CHRTYPE, tarfile.BLKTYPE)))
+                elif odd == "fifo":
+                    add(f"cifar/{name}", kind=tarfile.FIFOTYPE)
+                elif odd == "pax":
+                    add("x/" * rng.choice((60, 2500) if form != tarfile.USTAR_FORMAT else (60,)) + name)
+                elif odd == "many":
+                    for extra in range(100):
+                        add(f"cifar/{extra}")
+                elif odd == "large":
+                    add("cifar/readme", b"\x00" * 3_000_000)
+                elif odd == "sparse":
+                    add(f"cifar/{name}", kind=tarfile.GNUTYPE_SPARSE)
+                elif odd == "twice":
+                    add(f"other/{name}", content)
+            folder = {"up": "../../../", "root": "/tmp/"}.get(odd, "cifar/")
+            add(folder + name, content)
+    content = buffer.getvalue()
+    if odd == "bomb":  # a header that is as long as it likes, before anything can be looked at
+        header = tarfile.TarInfo("././@LongLink")
+        header.type, header.size = rng.choice((tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE)), 1 << 33
+        whole = io.BytesIO()
+        with gzip.GzipFile(fileobj=whole, mode="wb", mtime=0) as stream:
+            stream.write(header.tobuf(tarfile.GNU_FORMAT))
+        block = gzip.compress(b"\x00" * (1 << 22), mtime=0)
+        return whole.getvalue() + block * rng.choice((10, 700))
+    if rng.random() < 0.4:
+        content = spoilt_bytes(rng, content)
+    content = gzip.compress(content, 1, mtime=0)
+    return spoilt_bytes(rng, content) if rng.random() < 0.4 else content
+
+
+def archive(rng: Random, folder: Path) -> None:
+    """A CIFAR archive, or the folder it unpacks to."""
+    files = dict(rng.choice(official()))
+    for _ in range(rng.randint(0, 1)):
+        name = rng.choice(list(files))
+        kind = rng.randrange(4)
+        if kind == 0:
+            del files[name]
+        elif kind == 1:
+            files[name] = files[name][: rng.randrange(len(files[name]))]
+        elif kind == 2:
+            files[name] = spoilt_bytes(rng, files[name])
+        else:
+            files[name] = files[name] * rng.choice((2, 40))
+    if rng.random() < 0.7:
+        path = folder / "cifar.tar.gz"
+        path.write_bytes(tar(rng, files))
+        content = read_archive(TINY, path)
+    else:
+        path = folder / "cifar"
+        path.mkdir()
+        for name, inner in files.items():
+            (path / name).write_bytes(inner)
+        target = path / rng.choice(list(files))
+        if rng.random() < 0.3:
+            target.unlink()
+            rng.choice((lambda: os.mkfifo(target), target.mkdir, lambda: target.symlink_to("/dev/zero"), lambda: None))()
+        content = read_folder(TINY, path)
+    dataset = from_files(TINY, content, str(path))
+    check_dataset(dataset)
+    if (len(dataset.train_labels), len(dataset.test_labels)) != TINY.counts:
+        raise Fault("half taken: not all images")
+
+
+OPCODES = (
+    b"cos\nsystem\n(X\x10\x00\x00\x00touch canary-ran\x85R.",
+    b"cposix\nsystem\n(S'touch canary-ran'\ntR.",
+    b"\x80\x04\x8c\x05posix\x8c\x06system\x93\x8c\x10touch canary-ran\x85R.",
+    b"(S'touch canary-ran'\nios\nsystem\n.",
+    b'cbuiltins\neval\n(S\'open("canary-ran","w")\'\ntR.',
+    b"cnumpy\nload\n(S'x'\ntR.",
+    b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85S'b'\ntR(K\x01J\x00\x00\x00\x7f\x85cnumpy\ndtype\n(S'u1'\nK\x00K\x01tRK\x00C\x01atb.",
+    b"r\xff\xff\xff\x7f.",
+    b"Nr\xff\xff\xff\x7f.",
+    b"Np99999999999\n.",
+    b"\x96\xff\xff\xff\xff\xff\xff\xff\x7f.",
+    b"\x8d\xff\xff\xff\xff\x0f\x00\x00\x00a.",
+    b"\x8b\xff\xff\xff\x7f.",
+    b"cnumpy\ndtype\n(S'O'\ntR.",
+    b"cnumpy\ndtype\n(S'u1'\nK\x00K\x01tR(K\x03S'|'\nNNNJ\xff\xff\xff\x7fJ\xff\xff\xff\x7fK?tb.",
+    b"I" + b"9" * 5000 + b"\n.",
+    b"(" * 5000 + b"t" * 5000 + b".",
+    b"]" * 3000 + b"a" * 2999 + b".",
+    b"ccopyreg\n_reconstructor\n(cbuiltins\nobject\ncbuiltins\nobject\nNtR.",
+    b"\x82\x01.",
+    b"Pabc\n.",
+    b"}(X\x04\x00\x00\x00dataX\x04\x00\x00\x00dataX\x06\x00\x00\x00labels]u.",
+)
+
+
+def batch(rng: Random, folder: Path) -> None:
+    """One pickled batch."""
+    name, content = rng.choice(list(official()[1].items()))
+    kind = rng.randrange(4)
+    if kind == 0:
+        spoilt = spoilt_bytes(rng, content)
+    elif kind == 1:
+        spoilt = rng.choice(OPCODES)
+    elif kind == 2:
+        spoilt = spoilt_bytes(rng, rng.choice(OPCODES))
+    else:
+        tree = {"data": [[1] * 4] * 2, "labels": [0, 1], b"x": odd_value(rng, raw=False)}
+        spoilt = pickle.dumps(spoilt_value(rng, tree, raw=False), protocol=rng.choice((0, 1, 2, 3, 4, 5)))
+    planes, labels = read_batch(spoilt, "labels", name)
+    if planes.shape != (len(labels), 3072) or planes.dtype != np.uint8 or labels.dtype != np.int64:
+        raise Fault(f"half taken: {planes.dtype} {planes.shape}")
+
+
+# ── what allelse keeps for itself ───────────────────────────────────────────────────────────────────────────────────
+
+
+@remembered
+def few_digits() -> Dataset:
+    digits = data.load("digits")
+    train, test = (digits.train_images[::20], digits.train_labels[::20]), (digits.test_images[::9], digits.test_labels[::9])
+    return assemble("digits", train, test, digits.classes)
+
+
+def kept(rng: Random, folder: Path) -> None:
+    """A converted data set in the cache."""
+    path = folder / "kept.npz"
+    cache.keep(path, few_digits())
+    with np.load(path) as file:
+        found = {key: file[key] for key in file.files}
+    kind = rng.randrange(4)
+    if kind == 0:
+        path.write_bytes(spoilt_bytes(rng, path.read_bytes()))
+    else:
+        if kind > 1:
+            key = rng.choice(list(found))
+            found[key] = odd_array(rng, np.atleast_1d(found[key]))
+        path.write_bytes(written(rng, found))
+    check_dataset(cache.cached(path, "digits", few_digits))
+
+
+def speeds(rng: Random, folder: Path) -> None:
+    """The file of speeds measured before."""
+    import torch
+
+    from allelse.launch.measured import Speeds
+
+    known = {"a" * 24: 100.0, "b" * 24: 3}
+    text = json.dumps(known if rng.random() < 0.5 else spoilt_value(rng, known, raw=False))
+    content = text.encode() if rng.random() < 0.5 else spoilt_bytes(rng, text.encode())
+    content = rng.choice(
+        (content, content, content, b"[" * 100_000, b'{"a": 1e999}', b'{"a": ' + b"9" * 400 + b"}", b'{"a": true}', b"\xff\xfe")
+    )
+    remembered = Speeds(torch.device("cpu"), lambda recipe: data.load("digits"))
+    remembered.file = folder / "speeds.json"
+    if rng.random() < 0.05:
+        os.mkfifo(remembered.file)
+    else:
+        remembered.file.write_bytes(content)
+    found = remembered._read()
+    if not all(isinstance(rate, float) and 0 < rate < float("inf") for rate in found.values()):
+        raise Fault(f"half taken: {found}"[:200])
+    remembered._remember("c" * 24, 7.0)
+    if not remembered.file.is_fifo() and json.loads(remembered.file.read_text()).get("c" * 24) != 7.0:
+        raise Fault("half taken: a speed was not kept")
+
+
+def variables(rng: Random, folder: Path) -> None:
+    """Addresses and folders in ``ALLELSE_*``, and names of data sets."""
+    from .studies import ADDRESSES
+
+    os.environ["ALLELSE_DATA"] = rng.choice((*ODD_TEXTS, "kept")).replace("\x00", "")
+    os.environ["ALLELSE_CIFAR_URL"] = rng.choice((*ADDRESSES, *ODD_TEXTS)).replace("\x00", "")
+    os.environ["HOME"] = str(folder)
+    odd = rng.choice((*ODD_TEXTS, *map(str, ODD_NUMBERS[:20])))
+    kind = rng.randrange(5)
+    if kind == 0:
+        data.fetch("cifar10", progress=False)
+    elif kind == 1:
+        data.load(rng.choice(("npz:", "folder:", "", "cifar10:")) + odd, rng.choice((None, None, 3)))
+    elif kind == 2:
+        data.import_images(rng.choice(("cifar10", odd)), odd)
+    elif kind == 3:
+        data.catalogue()
+    else:
+        data.load("cifar10")
+
+
+variables.may = ("network", "wrote outside")  # type: ignore[attr-defined]  # where the variables say so; neither is let through
