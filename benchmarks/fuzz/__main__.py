@@ -21,10 +21,10 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.dont_write_bytecode = True
 
-import allelse
+import allelse  # noqa: E402
 
-from . import datasets, stores, studies
-from .trials import SECONDS, Outcome, Try, run_slice
+from . import datasets, stores, studies  # noqa: E402
+from .trials import SECONDS, Outcome, Try, run_slice  # noqa: E402
 
 PARSERS: dict[str, tuple[Try, int, str]] = {
     "study file, text": (studies.text, 800, "bytes and lines of whole study files"),
@@ -104,8 +104,9 @@ def page(outcomes: dict[str, list[Outcome]], seconds: dict[str, float], seed: in
         f"Written by `python -m benchmarks.fuzz --inputs {count} --seed {seed}` on {date.today()}, in {whole:.0f} s",
         f"({platform.machine()}, one core; Python {platform.python_version()}, allelse {allelse.__version__}).",
         f"**{count} inputs: {told}.** A fault is any exception but allelse's own, a message of several lines or with control",
-        f"characters, more than {SECONDS} s, a process that dies (each has 2 GiB), half a data set taken for a whole, a file written",
-        "outside the given folder, code that ran, and words that a browser, a Markdown reader, a spreadsheet or a terminal obeys.",
+        f"characters, more than {SECONDS} s, a process that dies (each has 2 GiB), half a data set taken for a whole, a file",
+        "written outside the given folder, code that ran, and words that a browser, a Markdown reader, a spreadsheet or a",
+        "terminal obeys.",
         "",
         "| parser | what is spoilt | inputs | accepted | refused with a clear line | faults | seconds |",
         "| --- | --- | --: | --: | --: | --- | --: |",
@@ -117,7 +118,7 @@ def page(outcomes: dict[str, list[Outcome]], seconds: dict[str, float], seed: in
         lines.append("| " + " | ".join(map(str, row)) + " |")
     lines += [
         "",
-        "Accepted: the input was still valid, and what came of it was checked to be whole. The seed makes the same inputs again.",
+        "Accepted: the input was still valid, and what came of it was checked to be whole. A seed makes the same inputs again.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -83,7 +83,7 @@ def look(folder: Path, pages: bool = False) -> None:
     from allelse.report import gather, judge
 
     for output in ("table", "csv", "json"):
-        with quiet() as caught, store.read(folder) as opened:
+        with quiet(), store.read(folder) as opened:
             if output == "table":
                 tables.show_status(opened)
                 tables.show_results(opened)

@@ -170,6 +170,9 @@ KEYS = (
 )
 
 
+VALID = ("epochs=3", "batch_size=5", "model.width=[2, 4]", "optimizer.lr=1e-3", "tune=false", "precision=fp32", "order=plain")
+
+
 def change(rng: Random) -> str:
     """The text of one ``--set``."""
     key = rng.choice((*KEYS, rng.choice(ODD_TEXTS)))
@@ -184,6 +187,8 @@ def change(rng: Random) -> str:
         value = spoilt_bytes(rng, rng.choice((b"2", b"[1, 2]", b'"relu"', b"{ name = 'adam', lr = 0.1 }"))).decode(
             "utf-8", "surrogateescape"
         )
+    if rng.random() < 0.3:
+        return rng.choice(VALID)
     whole = key + "=" + value if rng.random() < 0.95 else rng.choice(ODD_TEXTS)
     return whole.replace("\x00", "") if rng.random() < 0.9 else whole  # a command line has no NUL, but a notebook may
 
@@ -299,13 +304,13 @@ def command(rng: Random, folder: Path) -> None:
     for _ in range(rng.randint(0, 2)):
         kind = rng.randrange(4)
         odd = str(rng.choice((*ODD_TEXTS, *ODD_NUMBERS)))
-        if kind == 0:
+        if kind == 0 and words:
             words[rng.randrange(len(words))] = odd
-        elif kind == 1:
+        elif kind <= 1:
             words += [rng.choice(("--seeds", "--device", "--metric", "--set", "--format", "--out", "--arm", "--against")), odd]
         elif kind == 2:
             words += ["--set", change(rng)]
-        else:
+        elif words:
             del words[rng.randrange(len(words))]
     words = ["allelse", *(word.replace("\x00", "") for word in words)]
     if words[1:2] in (["run"], ["plan"]):  # what is valid here would be trained: the device keeps it from that

@@ -16,6 +16,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -27,7 +28,9 @@ from typing import Any
 from allelse.errors import AllelseError
 
 SECONDS = 10
-"""within which a parser answers"""
+"""of computing, within which a parser answers"""
+WAITING = 40
+"""seconds by the clock, after which it waits for something that never comes"""
 MEMORY = 2 << 30
 """bytes of addresses that a parser may take beyond what it has when it begins"""
 LONGEST = 4_000
@@ -61,8 +64,8 @@ class Hang(BaseException):
 
 Try = Callable[[Random, Path], None]
 """One trial: makes an input from the generator, in the folder, which is also the working folder; returns where it was taken,
-raises ``AllelseError`` where it was refused, ``Fault`` where what came of it is wrong. Its attribute ``may`` names kinds that are
-no fault of it, such as the network where an address is what is asked for."""
+raises ``AllelseError`` where it was refused, ``Fault`` where what came of it is wrong. Its attribute ``may`` names kinds that
+are no fault of it, such as the network where an address is what is asked for."""
 
 
 @dataclass(frozen=True)
@@ -148,8 +151,14 @@ def trial(attempt: Try, rng: Random, folder: Path) -> Outcome:
     before = os.getcwd()
     os.chdir(folder)
 
+    begun, used = time.monotonic(), time.process_time()
+
     def stop(*_: object) -> None:
-        raise Hang
+        waited, worked = time.monotonic() - begun, time.process_time() - used
+        if worked < SECONDS and waited < WAITING:  # the machine may be busy with something else
+            signal.alarm(2)
+        else:
+            raise Hang
 
     signal.signal(signal.SIGALRM, stop)
     signal.alarm(SECONDS)
@@ -205,7 +214,7 @@ def _in_child(parser: str, attempt: Try, seed: int, numbers: list[int]) -> Itera
     done, rest = 0, b""
     try:
         while done < len(numbers):
-            ready, _, _ = select.select([reading], [], [], 3 * SECONDS)
+            ready, _, _ = select.select([reading], [], [], 3 * WAITING)
             chunk = os.read(reading, 1 << 16) if ready else b""
             if not chunk:
                 yield numbers[done], Outcome("died" if ready else "hang", "the process was killed, or did not answer")

@@ -1,4 +1,4 @@
-"""Arrays out of an .npz file of anyone's: a path and names in, plain NumPy arrays out; no pickle, and no more memory than they say.
+"""Arrays of an .npz file of anyone's: a path and names in, plain NumPy arrays out; no pickle, and no more memory than needed.
 
 A header may claim any shape and a zip may unpack to a thousand times its size, so both are held against the file before
 anything is made of them.
@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -53,7 +54,7 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
         return array_from_name
 
 
-def _check_header(member: zipfile.ZipExtFile, size: int) -> None:  # type: ignore[name-defined]
+def _check_header(member: IO[bytes], size: int) -> None:
     version = np.lib.format.read_magic(member)
     if version == (1, 0):
         shape, _, dtype = np.lib.format.read_array_header_1_0(member)

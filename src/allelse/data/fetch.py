@@ -103,7 +103,13 @@ def _download(cifar: Cifar, archive: Path, progress: bool) -> None:
 def _is_address(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0 and url.isprintable()
+        return (
+            parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and (parts.port or 1) > 0
+            and url.isprintable()
+            and " " not in url
+        )
     except ValueError:
         return False
 

@@ -71,7 +71,7 @@ class _Reader(pickle.Unpickler):
 def _check_memo(content: bytes) -> None:
     """Refuse a place in the unpickler's memo beyond what a pickler writes: Python would make room for all before it."""
     for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > count + 256:
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > count + 256:
             raise pickle.UnpicklingError(f"memo {argument}")
 
 
