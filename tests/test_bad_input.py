@@ -148,4 +148,4 @@ def test_a_study_that_is_not_there(file):
         "sigmoid-vs-rel: no such study; did you mean 'sigmoid-vs-relu'? allowed: "
     )
     assert mistake("run", "none.toml") == "none.toml: no such file; 'allelse new none.toml' writes one to start from"
-    assert mistake("run", ".") == ".: cannot be read as a UTF-8 text file: [Errno 21] Is a directory: '.'"
+    assert mistake("run", ".") == ".: is a folder; name a study file; 'allelse status .' looks at what was run there"

@@ -136,6 +136,7 @@ def test_a_file_of_windows_and_its_editors_is_read(here):
     ("change", "expected"),
     [
         ("epochs=2\nbatch_size=5", "--set epochs=2 batch_size=5: epochs: "),  # not two epochs, and the rest passed over
+        ("study.seeds=3", "--set study.seeds=3: [study] stands in the file; allowed: recipe keys, and --seeds N for seeds"),
         ("epochs=\udcff", "--set epochs=\\udcff: holds bytes that are no UTF-8; write it as UTF-8 text"),
         ("a." * 3000 + "a=1", "--set a.a.a."),
         ("epochs=2020-01-01", "--set epochs=2020-01-01: 2020-01-01; allowed: a text in quotes"),
@@ -380,6 +381,22 @@ def test_a_terminal_that_lacks_letters_stops_nothing(here):
     )
     assert (ended.returncode, ended.stderr) == (0, b"")
     assert b"\\xd7" in ended.stdout
+
+
+def run_apart(*words, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "allelse", *words], env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, **options
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no disk that is always full")
+def test_an_output_that_cannot_be_written_is_one_line(here):
+    with open("/dev/full", "w") as full:
+        ended = run_apart("data", "list", stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (ended.returncode, ended.stderr) == (
+        2,
+        "allelse: the output cannot be written: No space left on device; free space, or send it elsewhere\n",
+    )
 
 
 # ── nothing that could run code ─────────────────────────────────────────────────────────────────────────────────────

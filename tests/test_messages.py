@@ -280,7 +280,7 @@ def test_a_gain_that_is_not_known_is_found_on_the_line_of_the_init():
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", ": study: is missing; add it"),
+        ("", ": is empty; 'allelse new FILE' writes a study file to start from"),
         ("study = 3\nrecipe = {}\n", ", line 1: study: 3; allowed: a table of keys"),
         (f"recipe = 'x'\n{TINY.split('[recipe]')[0]}", ", line 1: recipe: 'x'; allowed: a table of keys"),
         (f"factors = 'x'\n{PLAIN.split('[factors]')[0]}", ", line 1: factors: 'x'; allowed: a table of keys"),
@@ -296,7 +296,7 @@ def test_a_gain_that_is_not_known_is_found_on_the_line_of_the_init():
         ("[study]\nseeds = \n", ": not valid TOML: Invalid value (at line 2, column 9); mend the file there"),
         (
             b"\xff\xfe[\x00",
-            ": cannot be read as a UTF-8 text file: 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte",
+            ": is no UTF-8 text; save it as UTF-8, or name a study file",
         ),
     ],
 )
@@ -393,7 +393,7 @@ def test_a_line_is_found_below_multi_line_values_and_odd_line_separators():
         ),
         ("none.toml", "none.toml: no such file; 'allelse new none.toml' writes one to start from"),
         ("folder/none", "folder/none: no such file; 'allelse new folder/none' writes one to start from"),
-        (".", ".: cannot be read as a UTF-8 text file: [Errno 21] Is a directory: '.'"),
+        (".", ".: is a folder; name a study file; 'allelse status .' looks at what was run there"),
         (
             "~nobody-here/s.toml",
             "~nobody-here/s.toml: cannot be read as a UTF-8 text file: Could not determine home directory.",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
-from errno import ENAMETOOLONG
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Literal
@@ -51,6 +50,8 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         code = app(standalone_mode=False)
+        if sys.stdout:  # none where it was closed
+            sys.stdout.flush()
     except AllelseError as error:
         _fail(str(error))
     except KeyboardInterrupt:
@@ -59,9 +60,10 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(0)
     except OSError as error:
-        if error.errno != ENAMETOOLONG:
-            raise
-        _fail(f"{str(error.filename)[:60]}…: is too long for the name of a file; give a shorter one")
+        if error.filename is None:  # nothing that a command opens: stdout, on a disk that is full
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left to write would fail once more at the end
+            _fail(f"the output cannot be written: {error.strerror}; free space, or send it elsewhere")
+        _fail(f"{str(error.filename)[:60]}: cannot be used: {error.strerror}; mend that, or name another file")
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise

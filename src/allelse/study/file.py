@@ -174,7 +174,9 @@ def read(name_or_path: str) -> tuple[str, str]:
         if not path.exists() and path.suffix != ".toml" and "/" not in name_or_path:
             known = did_you_mean(name_or_path, list(packaged))
             raise StudyError(one_line(f"{name_or_path}: no such study; {known}; or give a .toml file"))
-        if path.exists() and not path.is_dir() and not path.is_file():
+        if path.is_dir():
+            raise StudyError(f"{path}: is a folder; name a study file; 'allelse status {path}' looks at what was run there")
+        if path.exists() and not path.is_file():
             raise StudyError(f"{path}: is a pipe or a device; write the study into a file and name that")
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
@@ -183,5 +185,7 @@ def read(name_or_path: str) -> tuple[str, str]:
         return str(path), content.decode("utf-8-sig").replace("\r\n", "\n")
     except FileNotFoundError:
         raise StudyError(f"{path}: no such file; 'allelse new {path}' writes one to start from") from None
+    except UnicodeDecodeError:
+        raise StudyError(f"{path}: is no UTF-8 text; save it as UTF-8, or name a study file") from None
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: the home folder of a user who is not there
         raise StudyError(f"{path}: cannot be read as a UTF-8 text file: {one_line(error)}") from None

@@ -68,6 +68,8 @@ def load(
         raw = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # besides TOMLDecodeError: numbers of thousands of digits, deep nesting
         raise StudyError(f"{source}: not valid TOML: {one_line(error)}; mend the file there") from None
+    if not raw:
+        raise StudyError(f"{source}: is empty; 'allelse new FILE' writes a study file to start from")
     place = Place(source, text, raw)
     if found := misfit(raw):
         raise place.error(*found)
@@ -90,6 +92,10 @@ def load(
         key, value = parse_change(change)
         if key in factors:
             factors[key] = replaced_levels(change, key, value, factors[key])
+        elif covers("study", key):
+            raise StudyError(
+                one_line(f"--set {change}: [study] stands in the file; allowed: recipe keys, and --seeds N for seeds")
+            )
         elif not covers("tune", key):
             with placed(Place(f"--set {change}", "", {}), (key,)):
                 put(recipe, key, value)
