@@ -84,7 +84,7 @@ COLUMNS = "run, arm, seed, status, error, accuracy, purpose, n, mean, sd, low, h
         (
             "lr = 0.01",
             f"lr = {'9' * 400}",
-            "line 12: recipe.optimizer.lr: a number of more than 60 digits; allowed: a number",
+            "line 12: recipe.optimizer.lr: a whole number beyond 64 bits; allowed: from -2^63 to 2^63 - 1",
         ),
         (
             '"adam", lr',
