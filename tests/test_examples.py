@@ -68,7 +68,8 @@ def test_the_quick_version_is_planned_and_runs_to_its_verdicts(file, tmp_path):
     ran = lines("run", file, "--quick", "--device", "cpu", "--out", tmp_path)
     assert ran[-1] == f"report: {tmp_path / 'report.html'}"
     state = lines("status", tmp_path)
-    assert max(map(len, planned + ran[:-1] + state)) <= 80
+    shown = [line for line in planned + ran[:-1] + state if str(tmp_path) not in line]  # a path is never broken
+    assert max(map(len, shown)) <= 80
     runs = sum(len(arm.seeds) for arm in quick.arms)
     assert f"{runs} runs: {runs} done" in state
     assert "NOT paired" not in " ".join(state)

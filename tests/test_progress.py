@@ -18,7 +18,7 @@ from allelse import engine, launch, progress, store, study
 from allelse.launch import journal as launch_journal
 from allelse.launch import log as launch_log
 
-SLOW = changed("epochs          = 2", "epochs          = 400")
+SLOW = changed("epochs          = 2", "epochs          = 4000")
 COMMAND = "import allelse.engine.loop as l; l.SECONDS_BETWEEN_CHECKPOINTS = -1; from allelse.cli import main; main()"
 JOURNAL = progress.Journal(
     written=1.8e9,

@@ -12,7 +12,7 @@ import pytest
 from study_support import allelse, changed, statuses, write_study
 
 COMMAND = "import allelse.engine.loop as l; l.SECONDS_BETWEEN_CHECKPOINTS = -1; from allelse.cli import main; main()"
-STUDY = changed("epochs          = 2", "epochs          = 60")
+STUDY = changed("epochs          = 2", "epochs          = 150")
 
 
 def start(file, out) -> subprocess.Popen:

@@ -70,7 +70,10 @@ def write(folder: Path, texts: dict[str, str] | None = None) -> Path:
         lost = RunResult(spec.id, "diverged", fingerprints=prints, provenance=provenance, error=say["error"])
         results.append(lost if number == 4 else whole)
     with store.write(folder, definition) as opened:
-        opened.begin({"packs": [{"runs": [spec.id], "seconds": 1.0} for spec in specs]}, [(s.id, s.arm, s.seed) for s in specs])
+        opened.begin(
+            {"packs": [{"runs": [spec.id], "images_per_second": None, "seconds": 1.0} for spec in specs]},
+            [(s.id, s.arm, s.seed) for s in specs],
+        )
         opened.record(results)
     return folder
 
@@ -79,13 +82,14 @@ def look(folder: Path, pages: bool = False) -> None:
     """Everything that looks at a store."""
     from allelse.cli import tables, tuning
     from allelse.cli.comparisons import show_comparisons
+    from allelse.cli.status import show
     from allelse.errors import StudyError
     from allelse.report import gather, judge
 
     for output in ("table", "csv", "json"):
         with quiet(), store.read(folder) as opened:
             if output == "table":
-                tables.show_status(opened)
+                show(opened)
                 tables.show_results(opened)
                 tables.show_verdicts(judge(opened))
             else:

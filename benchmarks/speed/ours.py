@@ -81,6 +81,8 @@ def study_of(cell: Cell, **recipe: Any) -> study.Study:
         "model.norm": norm,
         "model.width": cell.width,
         "model.stem": f"{{ width = {cell.width} }}",
+        "model.pool": "[]",
+        "model.head": '"gap"',
         "batch_size": cell.batch,
         **recipe,
     }

@@ -299,7 +299,14 @@ def as_csv(frame: pd.DataFrame) -> str:
         text = inert(value)
         return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
-    shown = pd.DataFrame({plain(name): frame[name].map(plain) if _has_texts(frame[name]) else frame[name] for name in frame})
+    shown = pd.DataFrame(  # an object column stays one: pandas would make 1 and None into 1.0 and nan
+        {
+            plain(name): pd.Series([*map(plain, frame[name])], frame.index, object)
+            if frame[name].dtype == object or _has_texts(frame[name])
+            else frame[name]
+            for name in frame
+        }
+    )
     return shown.to_csv(index=False)
 
 
