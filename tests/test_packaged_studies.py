@@ -1,12 +1,15 @@
 """The four founding studies: the brief's factors, sizes and figures, and a small version of each on the bundled digits."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
-from allelse import data, study
+from allelse import data, store, study
 from allelse.plan import check_arm
-from allelse.report.evidence import SCALED, compare_table
+from allelse.report.evidence import SCALED, compare, compare_table
 
+RESULTS = Path(__file__).parents[1] / "results"
 NAMES = ["sigmoid-vs-relu", "batchnorm-vs-groupnorm", "batchnorm-vs-groupnorm-many-epochs", "conv-activation-norm-position"]
 BATCHES = (2, 4, 8, 16, 32, 64, 128)
 NORM_FIGURES = {
@@ -121,3 +124,11 @@ def test_a_scaled_study_stands_beside_published_figures_but_is_not_tested_agains
     found = compare_table(scaled.definition(), pd.DataFrame())
     assert [one.verdict for one in found] == ["cannot tell"] * len(scaled.references)
     assert {one.reason for one in found} == {SCALED}
+
+
+def test_a_scaled_study_shows_its_own_figures_beside_them():
+    folder = RESULTS / "sigmoid-vs-relu-scaled"
+    with store.read(folder) as opened:
+        found = compare(opened)
+    assert [one.ours.n for one in found] == [3] * 6
+    assert {(one.verdict, one.p, one.prediction_low) for one in found} == {("cannot tell", None, None)}

@@ -7,6 +7,7 @@ and says so. It leaves the family that Holm corrects over: it was set aside by w
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -66,8 +67,23 @@ def compare(store: Store) -> list[stats.Comparison]:
 def compare_table(definition: Mapping[str, Any], table: pd.DataFrame) -> list[stats.Comparison]:
     """As ``compare``, from ``Store.definition`` and ``Store.table()``."""
     arms = [arm["levels"] for arm in definition.get("arms", [])]
-    why_not = QUICK if definition.get("quick") else SCALED if definition.get("scaled") else None
-    return stats.compare(definition.get("references", []), arms, table, definition.get("alpha", 0.05), why_not)
+    why_not = QUICK if definition.get("quick") else None
+    found = stats.compare(definition.get("references", []), arms, table, definition.get("alpha", 0.05), why_not)
+    if not definition.get("scaled"):
+        return found
+    return [
+        replace(
+            one,
+            verdict="cannot tell",
+            within=None,
+            p=None,
+            p_adjusted=None,
+            prediction_low=None,
+            prediction_high=None,
+            reason=SCALED,
+        )
+        for one in found
+    ]
 
 
 def design_of(definition: Mapping[str, Any]) -> Design:
