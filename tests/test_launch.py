@@ -182,7 +182,7 @@ def test_speeds_are_measured_once_and_a_damaged_memory_is_measured_anew(tmp_path
     measured = []
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(engine, "images_per_second", lambda pack, *_: measured.append(pack) or 1e6)
-    loaded, device = study.load(write_study(tmp_path)), engine.find_device("cpu")
+    loaded, device = study.load(write_study(tmp_path)), local.Local(engine.find_device("cpu"))
     first = launch.plan_study(loaded, device)
     assert len(measured) == 2  # packs of one and of two; the two arms do the same work
     assert launch.plan_study(loaded, device) == first
@@ -197,7 +197,7 @@ def test_speeds_are_measured_once_and_a_damaged_memory_is_measured_anew(tmp_path
 def test_a_cache_that_cannot_be_written_costs_a_measurement_and_no_more(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert launch.plan_study(study.load(write_study(tmp_path)), engine.find_device("cpu")).packs
+    assert launch.plan_study(study.load(write_study(tmp_path)), local.Local(engine.find_device("cpu"))).packs
 
 
 def test_a_study_without_factors_runs(tmp_path):

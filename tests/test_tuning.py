@@ -14,7 +14,7 @@ from study_support import PLAIN, Quiet, allelse, changed, mistake, run, statuses
 import allelse as package
 from allelse import engine, launch, plan, store, study
 from allelse.errors import StudyError
-from allelse.launch import local
+from allelse.launch import local, orchestrator
 from allelse.records import RunResult
 from allelse.report import gather
 from allelse.report.sameness import differing_keys, shared_keys
@@ -372,14 +372,14 @@ def killed_while(name):
 
 
 def killed_before_the_comparison_is_planned(monkeypatch):
-    real = local.plan_study
+    real = orchestrator.plan_study
 
     def plan_study(one, *rest):
         if one.tune is not None:
             raise KeyboardInterrupt
         return real(one, *rest)
 
-    monkeypatch.setattr(local, "plan_study", plan_study)
+    monkeypatch.setattr(orchestrator, "plan_study", plan_study)
 
 
 @pytest.mark.parametrize(
@@ -409,7 +409,7 @@ def test_killed_anywhere_and_run_again_ends_as_if_never_killed(finished, tmp_pat
 
 def test_a_stored_choice_is_kept_and_nothing_is_tuned_again(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "train_pack", lambda *_: pytest.fail("it trained again"))
-    monkeypatch.setattr(local, "choose", lambda *_: pytest.fail("it chose again"))
+    monkeypatch.setattr(orchestrator, "choose", lambda *_: pytest.fail("it chose again"))
     assert run(*finished).runs_by_status == {"done": 4}
 
 

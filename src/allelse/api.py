@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -63,25 +64,42 @@ def explain(study: Study, *levels: str) -> pd.DataFrame:
     return pd.DataFrame([vars(layer) for layer in anatomy(find_arm(study, levels)).layers])
 
 
-def run(study: Study, out: str | Path | None = None, device: str = "auto") -> Results:
+def run(
+    study: Study,
+    out: str | Path | None = None,
+    device: str = "auto",
+    *,
+    workers: int | None = None,
+    engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
+    on_error: Literal["continue", "stop"] = "continue",
+) -> Results:
     """Train all of ``study`` that the output folder does not hold yet.
 
     Arguments:
         study: from ``load``.
         out: the output folder; ``runs/NAME`` when left out.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        workers: packs that train at once, in a process each; left out: this process, or one a GPU where there are several.
+        engine: ``local``, this machine; or ``ray``, a Ray cluster.
+        address: the cluster's; left out: what Ray finds, or one that is started here.
+        on_error: whether to ``continue`` with the other packs or to ``stop`` when one fails.
 
     Raises:
-        AllelseError: data, device or folder do not fit, or runs failed; what is finished is stored.
+        AllelseError: data, machines, device or folder do not fit, or runs failed; what is finished is stored.
     """
     from allelse.cli.progress import Screen
-    from allelse.launch import run_study
+    from allelse.launch import Machines, run_study
 
+    machines = Machines(engine, workers, address, on_error=on_error)
     folder = Path(out) if out else Path("runs") / study.name
     with Screen() as screen:
-        outcome = run_study(study, folder, device, screen)
+        outcome = run_study(study, folder, device, screen, machines=machines)
     if failed := outcome.runs_by_status.get("failed", 0):
-        raise AllelseError(f"{folder}: {failed} runs failed, see {folder / 'allelse.log'}; running again tries them again")
+        pending = f" and {outcome.runs_by_status['pending']} are pending, as it was to stop there" if outcome.stopped else ""
+        raise AllelseError(
+            f"{folder}: {failed} runs failed{pending}, see {folder / 'allelse.log'}; running again tries them again"
+        )
     return Results(folder)
 
 

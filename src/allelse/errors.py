@@ -5,7 +5,8 @@
     │   └── PartError            a part of the user's own cannot be found, or must not be trusted
     ├── DataError                a data set is missing, damaged or does not fit
     ├── StoreError               the output folder cannot be used as asked
-    └── DeviceError              the device asked for is not there
+    ├── DeviceError              the device asked for is not there
+    └── MachineError             the workers or the cluster asked for are not there
 
 A failure *inside* a run (it diverged, a worker died) is no exception of these: it is recorded as the run's status.
 """
@@ -63,6 +64,10 @@ class StoreError(AllelseError):
 
 class DeviceError(AllelseError):
     """The device that was asked for is not there."""
+
+
+class MachineError(AllelseError):
+    """The workers or the cluster that were asked for are not there."""
 
 
 def did_you_mean(given: object, allowed: list[str] | tuple[str, ...]) -> str:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import importlib
 import sys
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from allelse.errors import PartError, did_you_mean
 OURS = Path(__file__).parent
 
 _folders: list[Path] = []
+_received: dict[str, Path] = {}
 _digest_at_import: dict[Path, str] = {}
 
 
@@ -30,6 +33,16 @@ class Source:
     file: Path
     digest: str
     """SHA-256 of the file, 12 hex digits"""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The user's code beside a study file, as it was imported: to be had in another process, or on another machine."""
+
+    text_from_file: Mapping[Path, bytes] = field(default_factory=dict)
+    """by path within ``folder``"""
+    folder: Path = Path()
+    """where it stands on the machine that sends it"""
 
 
 def search(folder: Path) -> None:
@@ -74,6 +87,44 @@ def source(reference: str) -> Source:
     if _digest_at_import.setdefault(file, now) != now:
         raise PartError(f"{reference!r}: {file} was changed since it was imported; begin a new Python")
     return Source(module.__name__, file, now)
+
+
+def send() -> list[Sources]:
+    """All that was imported so far from the folders of study files: own parts, and what they import from beside them."""
+    files = {Path(file).resolve() for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
+    sent = []
+    for folder in _folders:
+        # A study may stand beside its virtual environment, whose packages are none of the user's parts.
+        beside = [file for file in files if file.is_relative_to(folder) and "site-packages" not in file.parts]
+        texts = {file.relative_to(folder): file.read_bytes() for file in sorted(beside) if _is_their_source(file)}
+        sent += [Sources(texts, folder)] * bool(texts)
+    return sent
+
+
+def _is_their_source(file: Path) -> bool:
+    return file.suffix == ".py" and file.is_file() and not file.is_relative_to(OURS)
+
+
+def receive(sent: Sequence[Sources]) -> None:
+    """Make what another process sent importable: from its own folder where that holds the very same files, else from a copy."""
+    for sources in sent:
+        key = str((sources.folder, sorted(sources.text_from_file.items())))
+        if key not in _received:
+            folder = sources.folder
+            if any(_text(folder / name) != text for name, text in sources.text_from_file.items()):
+                folder = Path(tempfile.mkdtemp(prefix="allelse-"))
+                for name, text in sources.text_from_file.items():
+                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                    (folder / name).write_bytes(text)
+            _received[key] = folder
+        search(_received[key])
+
+
+def _text(file: Path) -> bytes | None:
+    try:
+        return file.read_bytes()
+    except OSError:
+        return None
 
 
 def _imported(reference: str, module_name: str) -> Any:

@@ -38,9 +38,13 @@ Changes = Annotated[
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 NoPack = Annotated[bool, typer.Option("--no-pack", help="Train every run alone, to check that packs change nothing.")]
 NoGraph = Annotated[bool, typer.Option("--no-graph", help="Record no CUDA graphs, to check that they change nothing.")]
+Workers = Annotated[int | None, typer.Option("--workers", metavar="N", help="Train N packs at once, each in a process.")]
+Engine = Annotated[Literal["local", "ray"], typer.Option("--engine", help="This machine, or a Ray cluster.")]
+Address = Annotated[str | None, typer.Option("--address", help="Of the Ray cluster; auto is the one that runs here.")]
+OnError = Annotated[Literal["continue", "stop"], typer.Option("--on-error", help="What to do when a pack of runs fails.")]
 
-STOPPED = 130
-"""the exit code after Ctrl-C"""
+STOPPED, TERMINATED = 130, 143
+"""the exit codes after Ctrl-C and SIGTERM"""
 
 
 def main() -> None:
@@ -56,6 +60,8 @@ def main() -> None:
         _fail(str(error))
     except KeyboardInterrupt:
         code = STOPPED
+    except SystemExit as ended:
+        code = ended.code
     except BrokenPipeError:  # the reader of our output left, as `| head` does
         sys.stderr.close()
         sys.exit(0)
@@ -71,7 +77,7 @@ def main() -> None:
             print(error.format_message(), file=sys.stderr)
             sys.exit(2)
         _fail(f"{error.format_message().rstrip('.')}; 'allelse --help' lists commands, 'allelse COMMAND --help' their options")
-    if code == STOPPED:  # typer returns this for Ctrl-C
+    if code in (STOPPED, TERMINATED):  # typer returns the first for Ctrl-C
         print("allelse: stopped; the same command goes on from here", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -117,18 +123,24 @@ def plan(
     device: Device = "auto",
     no_pack: NoPack = False,
     no_graph: NoGraph = False,
+    workers: Workers = None,
+    engine: Engine = "local",
+    address: Address = None,
 ) -> None:
     """What a study would run: arms, what differs between them, packs, estimated time. Trains nothing but a few timed steps."""
-    from allelse import engine, study
+    from allelse import study
     from allelse.cli import tables
-    from allelse.launch import Computing, check_parts, dataset_of, plan_study
+    from allelse.launch import Computing, Machines, check_parts, crew, dataset_of, plan_study
 
     loaded = study.load(study_name, quick=quick, scaled=scaled, seeds=seeds, first_seed=first_seed, changes=changes or ())
-    torch_device = engine.find_device(device)
     computing = Computing(not no_pack, not no_graph)
-    tuning_plan = plan_study(study.tuning_study(loaded), torch_device, computing) if loaded.tune else None
-    planned = plan_study(loaded, torch_device, computing)
-    tables.show_plan(loaded, planned, tuning_plan, dataset_of, engine.describe_device(torch_device))
+    with crew(Machines(engine, workers, address), device) as hired:
+        tuning_plan = plan_study(study.tuning_study(loaded), hired, computing) if loaded.tune else None
+        planned = plan_study(loaded, hired, computing)
+        machine, who = hired.machine()["device"], hired.in_words() if hired.is_elsewhere else ""
+    tables.show_plan(loaded, planned, tuning_plan, dataset_of, machine)
+    if who:
+        print(f"\n{who}; they share the time")
     tables.show_own_parts(check_parts(loaded, dataset_of))
 
 
@@ -176,25 +188,34 @@ def run(
     device: Device = "auto",
     no_pack: NoPack = False,
     no_graph: NoGraph = False,
+    workers: Workers = None,
+    engine: Engine = "local",
+    address: Address = None,
+    on_error: OnError = "continue",
 ) -> None:
     """Train a study, or go on where it stopped; show its table and verdicts, and write its report."""
     from allelse import store, study
     from allelse.cli import tables
     from allelse.cli.progress import Screen
-    from allelse.launch import Computing, run_study
+    from allelse.launch import Computing, Machines, run_study
     from allelse.report import judge, write_report
 
     loaded = study.load(study_name, quick=quick, scaled=scaled, seeds=seeds, first_seed=first_seed, changes=changes or ())
     folder = out or Path("runs") / loaded.name
     with Screen() as screen:
-        outcome = run_study(loaded, folder, device, screen, Computing(not no_pack, not no_graph))
+        machines = Machines(engine, workers, address, on_error=on_error)
+        outcome = run_study(loaded, folder, device, screen, Computing(not no_pack, not no_graph), machines)
     with store.read(folder) as opened:
         tables.show_results(opened)
         tables.show_verdicts(judge(opened))
     print(f"\nreport: {write_report(folder)}")
     if failed := outcome.runs_by_status.get("failed", 0):
+        pending = outcome.runs_by_status.get("pending", 0)
+        stopped, goes_on = f", stopped there with {pending} pending", " and goes on"
         print(
-            f"allelse: {failed} runs failed, see {folder / 'allelse.log'}; the same command tries them again", file=sys.stderr
+            f"allelse: {failed} runs failed{stopped * outcome.stopped}, see {folder / 'allelse.log'}; "
+            f"the same command tries them again{goes_on * outcome.stopped}",
+            file=sys.stderr,
         )
         raise typer.Exit(1)
 

@@ -1,6 +1,23 @@
-"""Launching: a study and an output folder in, every run trained and stored. Nothing of science is decided here."""
+"""Launching: a study and an output folder in, every run trained and stored. Nothing of science is decided here.
 
-from allelse.launch.local import Computing, Outcome, Watcher, dataset_of, plan_study, run_study
+``orchestrator`` hands packs to a ``crew``: this process (``local``), processes of this machine (``processes``) or a Ray cluster
+(``cluster``); ``machines`` says which.
+"""
+
+from allelse.launch.local import dataset_of
+from allelse.launch.machines import Machines, crew
+from allelse.launch.orchestrator import Computing, Outcome, Watcher, plan_study, run_study
 from allelse.launch.parts import CheckedPart, check_parts
 
-__all__ = ["CheckedPart", "Computing", "Outcome", "Watcher", "check_parts", "dataset_of", "plan_study", "run_study"]
+__all__ = [
+    "CheckedPart",
+    "Computing",
+    "Machines",
+    "Outcome",
+    "Watcher",
+    "check_parts",
+    "crew",
+    "dataset_of",
+    "plan_study",
+    "run_study",
+]

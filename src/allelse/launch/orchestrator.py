@@ -1,0 +1,330 @@
+"""The orchestrator: a study, an output folder and a crew in; every run planned, handed out, and stored as it comes back.
+
+It is the only writer of the store, whoever trains. What is decided in the course of a study is decided here: which packs are
+pending, halved, tried again or given up, and when to stop.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from math import ceil
+from pathlib import Path
+from typing import Any, Protocol
+
+from allelse import own, store
+from allelse.errors import StoreError
+from allelse.launch.crew import Crew, Event, Failed, Finished, Logged, Lost, NoMemory, Progressed, Proof, Task
+from allelse.launch.local import dataset_of
+from allelse.launch.machines import HERE, Machines, crew
+from allelse.launch.parts import check_parts
+from allelse.plan import Plan, PlannedPack, halve, make_plan
+from allelse.recipe import Recipe
+from allelse.records import RunResult
+from allelse.study import Study, tuned, tuning_study
+from allelse.tuning import Tuning, blinded, choose
+
+TERMINATED = 143
+"""the exit code after SIGTERM, with which clusters announce that they take a machine back"""
+
+log = logging.getLogger("allelse")
+
+
+class Watcher(Protocol):
+    """What wants to know how a study goes on: a progress bar, a notebook, a test."""
+
+    def say(self, text: str) -> None:
+        """One line about what is happening now."""
+
+    def start(self, plan: Plan, done: float) -> None:
+        """Training begins; ``done`` of ``plan.seconds`` were stored before."""
+
+    def advance(self, seconds: float) -> None:
+        """Work that the plan estimated at so many seconds is done, by all workers together."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a launch left behind."""
+
+    folder: Path
+    runs_by_status: dict[str, int]
+    stopped: bool = False
+    """whether a pack failed and the study was to stop there"""
+
+
+@dataclass(frozen=True)
+class Computing:
+    """How to compute, where a user wants to check that it does not matter."""
+
+    pack: bool = True
+    """several runs in a pack, where that is faster"""
+    graph: bool = True
+    """CUDA graphs, where the device has them"""
+
+
+def plan_study(study: Study, crew: Crew, computing: Computing = Computing()) -> Plan:
+    """Load the data, check every arm against it, and choose the packs and how they are computed by measurement.
+
+    Raises:
+        DataError, StudyError: data are missing, or an arm does not fit them.
+    """
+    check_parts(study, dataset_of)
+    # No pack so large that a part of the crew would have nothing to do.
+    runs = sum(len(arm.seeds) for arm in study.arms)
+    most = ceil(runs / crew.at_once) if computing.pack else 1
+    ways = crew.ways(computing.graph)
+    return make_plan(study, lambda arm: dataset_of(arm.recipe), crew.images_per_second, ways, most)
+
+
+def run_study(
+    study: Study,
+    folder: Path,
+    device: str,
+    watcher: Watcher,
+    computing: Computing = Computing(),
+    machines: Machines = HERE,
+) -> Outcome:
+    """Train all of ``study`` that ``folder`` does not hold yet.
+
+    A pack that fails is recorded with its error and the rest goes on; running the study again tries it anew. Results are
+    stored pack by pack, so a process that is killed loses at most the time since its last checkpoint.
+
+    Raises:
+        AllelseError: before anything is trained, when study, data, device, machines or folder do not fit.
+    """
+    with crew(machines, device) as hired, _terminable():
+        names = sorted({(arm.recipe.dataset, arm.recipe.image_size): arm.recipe for arm in study.arms}.items(), key=str)
+        loaded = {f"{name} at {size}" if size else name: dataset_of(recipe) for (name, size), recipe in names}
+        inputs: dict[str, object] = {"data": {name: dataset.fingerprint for name, dataset in loaded.items()}}
+        if parts := check_parts(study, dataset_of):
+            inputs["own parts"] = {part.source.module: part.source.digest for part in parts}
+        with store.write(folder, {**study.definition(), **inputs}) as opened, _logged(opened.folder):
+            part = opened
+            if study.tune is not None and opened.tuning_part is not None:
+                part = opened.tuning_part
+                watcher.say(f"tuning {study.tune.key} on validation images first, then the comparison")
+                Part(tuning_study(study), part, hired, computing, machines, watcher, kept=blinded).run()
+                if set(part.status_from_run().values()) <= {"done", "diverged"}:
+                    study, part = tuned(study, _settled(opened, part, watcher)), opened
+            if part is opened:
+                Part(study, opened, hired, computing, machines, watcher).run()
+            final = list(part.status_from_run().values())
+    # What is pending can only be so because a failure stopped the study.
+    return Outcome(folder, {status: final.count(status) for status in dict.fromkeys(final)}, "pending" in final)
+
+
+@dataclass
+class Part:
+    """One part of a study, its tuning or its comparison, on its way into the store."""
+
+    study: Study
+    opened: store.Store
+    crew: Crew
+    computing: Computing
+    machines: Machines
+    watcher: Watcher
+    kept: Callable[[RunResult], RunResult] = lambda result: result
+    """what is stored of a result"""
+
+    plan: Plan = field(init=False)
+    described: dict[str, Any] = field(init=False)
+    """what is stored with the plan: the machine it was measured on, and how it is computed"""
+    pending: list[PlannedPack] = field(init=False)
+    running: dict[str, PlannedPack] = field(init=False, default_factory=dict)
+    """by pack"""
+    losses: dict[str, int] = field(init=False, default_factory=dict)
+    """how often a pack's worker died"""
+    told: dict[str, float] = field(init=False, default_factory=dict)
+    """seconds of each pack that the watcher was told of: what is done twice is told once"""
+    is_over: bool = field(init=False, default=False)
+    """whether a pack failed and the study is to stop there"""
+
+    def run(self) -> None:
+        """Plan it, or take the stored plan, and train all that is not stored."""
+        self._prepare()
+        status_from_run = self.opened.status_from_run()
+        self.pending = [planned for planned in self.plan.packs if not _is_final(planned, status_from_run)]
+        if self.pending and self.crew.is_elsewhere:
+            share = "; they share the estimated time" if self.crew.at_once > 1 else ""
+            self.watcher.say(self.crew.in_words() + share)
+            self.pending.sort(key=lambda planned: -planned.seconds)  # the longest first, so that all end at about one time
+        self.watcher.start(self.plan, self.plan.seconds - sum(planned.seconds for planned in self.pending))
+        with _proof(self.opened.checkpoint("token"), self.crew.is_elsewhere) as proof:
+            sources = own.send() if self.crew.is_elsewhere else []
+            while (self.pending or self.running) and not self.is_over:
+                while self.pending and len(self.running) < self.crew.at_once:
+                    self._submit(self.pending.pop(0), proof, sources)
+                self.crew.wait(self._hear)
+
+    def _prepare(self) -> None:
+        computing = asdict(self.computing)
+        if (stored := self.opened.plan) is None:
+            self.watcher.say(
+                f"measuring how to pack {len(self.study.arms)} arms × {len(self.study.seeds)} seeds on this device"
+            )
+            self.plan = plan_study(self.study, self.crew, self.computing)
+            self.described = {"machine": self.crew.machine(), "computing": computing, "threads": self.crew.threads}
+            runs = ((run.id, run.arm, run.seed) for run in self.study.runs())
+            self.opened.begin({**self.plan.to_json(), **self.described}, runs)
+            return
+        self.plan = Plan.from_json(stored, self.study)
+        self.described = {key: value for key, value in stored.items() if key in ("machine", "computing", "threads")}
+        if (planned := self.described["computing"]) != computing:
+            raise StoreError(
+                f"{self.opened.folder}: was planned {_options(planned)}, and a plan is kept to its end; "
+                f"go on {_options(planned)}, or give a new folder with --out"
+            )
+        self.crew.use_threads(self.described.get("threads"))
+        if (before := self.described["machine"]) != (machine := self.crew.machine()):
+            self.watcher.say(
+                f"warning: begun on {_words(before)}, going on with {_words(machine)}: "
+                f"pairs that are split between the two differ by more than their arm"
+            )
+
+    def _submit(self, planned: PlannedPack, proof: Proof, sources: Sequence[own.Sources]) -> None:
+        pack = planned.pack
+        self.running[pack.id] = planned
+        fingerprint = dataset_of(Recipe.model_validate(pack.recipe)).fingerprint
+        checkpoint = self.opened.checkpoint(pack.id).absolute()
+        self.crew.submit(Task(pack, self.crew.threads, fingerprint, checkpoint, proof, sources))
+
+    def _hear(self, pack: str, event: Event) -> None:
+        planned = self.running[pack]
+        if isinstance(event, Progressed):
+            self._tell(planned, event.share)
+        elif isinstance(event, Logged):
+            log.log(event.level, "%s", event.text)
+        else:
+            del self.running[pack]
+            self._ended(planned, event)
+
+    def _ended(self, planned: PlannedPack, event: Finished | Failed | NoMemory | Lost) -> None:
+        match event:
+            case Finished(results):
+                self.opened.record([self.kept(result) for result in results])
+                self._tell(planned, 1.0)
+            case NoMemory():
+                self._halve(planned)
+            case Failed(said, reason, trace):
+                log.error("pack %s failed\n%s", planned.pack.id, trace)
+                self._give_up(planned, said, reason)
+            case Lost(reason):
+                self._try_again(planned, reason)
+        if not isinstance(event, Lost):  # whoever tries that again, now or in another run, goes on from it
+            self.opened.checkpoint(planned.pack.id).unlink(missing_ok=True)
+
+    def _halve(self, planned: PlannedPack) -> None:
+        runs, halves = planned.pack.runs, halve(planned)
+        self.watcher.say(f"{len(runs)} runs do not fit in memory at once: {dict(runs[0].arm)}; halved")
+        self.plan = self.plan.with_halves(planned, halves)
+        self.opened.replan({**self.plan.to_json(), **self.described})
+        told = self.told.pop(planned.pack.id, 0.0)
+        self.told |= {half.pack.id: told * len(half.pack.runs) / len(runs) for half in halves}
+        self.pending[:0] = halves
+
+    def _try_again(self, planned: PlannedPack, reason: str) -> None:
+        pack, arm = planned.pack, dict(planned.pack.runs[0].arm)
+        losses = self.losses[pack.id] = self.losses.get(pack.id, 0) + 1
+        log.warning("pack %s was lost: %s", pack.id, reason)
+        if losses <= self.machines.retries:
+            self.watcher.say(f"{arm}: {reason}; tried again ({losses} of {self.machines.retries})")
+            self.pending.insert(0, planned)
+        else:
+            several = "; --no-pack in a new folder trains the runs one by one" if len(pack.runs) > 1 else ""
+            given_up = f"given up after {losses} times: {reason}{several}"
+            self._give_up(planned, given_up, given_up)
+
+    def _give_up(self, planned: PlannedPack, said: str, reason: str) -> None:
+        self.opened.record([RunResult(run=run.id, status="failed", error=reason) for run in planned.pack.runs])
+        self.watcher.say(f"failed: {dict(planned.pack.runs[0].arm)}: {said}")
+        self._tell(planned, 1.0)
+        self.is_over = self.machines.on_error == "stop"
+
+    def _tell(self, planned: PlannedPack, share: float) -> None:
+        """Progress of one pack in the plan's own seconds, so that slow arms count for what they take."""
+        now, before = planned.seconds * share, self.told.get(planned.pack.id, 0.0)
+        if now > before:
+            self.told[planned.pack.id] = now
+            self.watcher.advance(now - before)
+
+
+def _options(computing: Mapping[str, bool]) -> str:
+    off = [f"--no-{name}" for name, on in computing.items() if not on]
+    return "with " + " ".join(off) if off else "without --no-pack and --no-graph"
+
+
+def _settled(opened: store.Store, tuning_part: store.Store, watcher: Watcher) -> Tuning:
+    """What the tuning runs chose, stored before anything is planned with it."""
+    if opened.tuning is None:
+        tuning = choose(opened.definition["tune"], tuning_part.runs())
+        opened.settle(tuning.to_json())
+        for warning in tuning.warnings():
+            watcher.say(f"warning: {warning}")
+    return Tuning.from_json(opened.tuning or {})
+
+
+def _words(machine: Mapping[str, str]) -> str:
+    return f"{machine['device']} with torch {machine['torch']}"
+
+
+def _is_final(planned: PlannedPack, status_from_run: dict[str, str]) -> bool:
+    return all(status_from_run[run.id] in ("done", "diverged") for run in planned.pack.runs)
+
+
+@contextmanager
+def _proof(file: Path, is_needed: bool) -> Iterator[Proof]:
+    """A secret in the output folder: a worker that can read it sees the same folder, and not another one of the same path."""
+    proof = Proof(file.absolute(), secrets.token_hex())
+    if is_needed:
+        with suppress(OSError):  # a folder that takes no token takes no checkpoints either
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(proof.token)
+    try:
+        yield proof
+    finally:
+        with suppress(OSError):
+            file.unlink(missing_ok=True)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends this block as Ctrl-C does: workers are ended, the lock is given back, the exit code is 143."""
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not disturb the end
+        sys.exit(TERMINATED)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _logged:
+    """Send the package's log to ``allelse.log`` in the output folder while a study runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.handler = logging.FileHandler(folder / "allelse.log", encoding="utf-8", delay=True)
+        self.handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+
+    def __enter__(self) -> None:
+        log.addHandler(self.handler)
+        logging.captureWarnings(True)
+        logging.getLogger("py.warnings").addHandler(self.handler)
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("py.warnings").removeHandler(self.handler)
+        logging.captureWarnings(False)
+        log.removeHandler(self.handler)
+        self.handler.close()
