@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from math import ceil
 from pathlib import Path
@@ -105,7 +105,8 @@ def run_study(
         inputs: dict[str, object] = {"data": {name: dataset.fingerprint for name, dataset in loaded.items()}}
         if parts := check_parts(study, dataset_of):
             inputs["own parts"] = {part.source.module: part.source.digest for part in parts}
-        with store.write(folder, {**study.definition(), **inputs}) as opened, _logged(opened.folder):
+        # The crew ends before the folder is free for another writer: no checkpoint appears in it any more.
+        with store.write(folder, {**study.definition(), **inputs}) as opened, closing(hired), _logged(opened.folder):
             part = opened
             if study.tune is not None and opened.tuning_part is not None:
                 part = opened.tuning_part
@@ -156,7 +157,7 @@ class Part:
             self.watcher.say(self.crew.in_words() + share)
             self.pending.sort(key=lambda planned: -planned.seconds)  # the longest first, so that all end at about one time
         self.watcher.start(self.plan, self.plan.seconds - sum(planned.seconds for planned in self.pending))
-        with _proof(self.opened.checkpoint("token"), self.crew.is_elsewhere) as proof:
+        with _proof(self.opened.checkpoint("token").with_suffix(""), self.crew.is_elsewhere) as proof:
             sources = own.send() if self.crew.is_elsewhere else []
             while (self.pending or self.running) and not self.is_over:
                 while self.pending and len(self.running) < self.crew.at_once:
