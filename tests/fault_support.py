@@ -137,7 +137,7 @@ def results(out: Path) -> dict[str, dict]:
         return {run.id: equal_part(run.result) for run in opened.runs() if run.status == "done"}
 
 
-def wait_until(condition, seconds: float = 60.0) -> None:
+def wait_until(condition, seconds: float = 180.0) -> None:
     begun = time.monotonic()
     while not condition():
         assert time.monotonic() - begun < seconds, "it never came"

@@ -146,11 +146,14 @@ def test_workers_end_with_the_process_that_began_them(tmp_path, sent, code):
     options = [] if sent == signal.SIGKILL else ["--device", "cpu", "--workers", "1", "--out"]
     command = [sys.executable, *begin, faults.study, *options, faults.out]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        wait_until(lambda: list((faults.out / "checkpoints").glob("*.safetensors")) or process.poll() is not None)
-        [worker] = faults.workers() - {process.pid}
-        assert is_running(worker)
-        process.send_signal(sent)
-        shown, said = process.communicate()
+        try:
+            wait_until(lambda: list((faults.out / "checkpoints").glob("*.safetensors")) or process.poll() is not None)
+            [worker] = faults.workers() - {process.pid}
+            assert is_running(worker)
+            process.send_signal(sent)
+            shown, said = process.communicate()
+        finally:
+            process.kill()
     assert process.returncode == code, said
     assert shown == ("begun\n" if sent == signal.SIGKILL else "")
     if sent != signal.SIGKILL:

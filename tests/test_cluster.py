@@ -1,0 +1,138 @@
+"""A Ray cluster of three nodes on this machine, one of which is killed in mid-study; skipped where Ray is not installed."""
+
+import os
+import signal
+import subprocess
+
+import pytest
+from fault_support import Faults, is_running, results, wait_until
+from study_support import PLAIN, Quiet, mistake, write_study
+
+from allelse import launch, store, study
+from allelse.errors import DeviceError, MachineError
+from allelse.launch import local, machines
+
+ray = pytest.importorskip("ray")
+
+pytestmark = [
+    # Ray's own, of its own making: what it will do otherwise in a later version, and pipes and files that it leaves to the end
+    pytest.mark.filterwarnings("ignore:.*accelerator.*:FutureWarning:ray"),
+    pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:ray"),
+    pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+STORE = 80 * 2**20
+"""bytes of each node's object store, about the least that Ray takes"""
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """A head without CPUs, on which nothing is trained, and two nodes of one."""
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        base = tmp_path_factory.getbasetemp()
+        patch.setenv("XDG_CACHE_HOME", str(base / "cache"))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        started = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False}
+        )
+        try:
+            started.small = [started.add_node(num_cpus=1, object_store_memory=STORE) for _ in range(2)]
+            yield started
+        finally:
+            processes = ray_processes()
+            ray.shutdown()
+            started.shutdown()
+            for process in processes:
+                if is_running(process):
+                    os.kill(process, signal.SIGKILL)
+
+
+def ray_processes() -> list[int]:
+    """Every process of Ray that came of this one."""
+    shown = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    parent_from_process = dict(map(int, line.split()) for line in shown.splitlines())
+    found: set[int] = set()
+    while more := {child for child, parent in parent_from_process.items() if parent in found | {os.getpid()}} - found:
+        found |= more
+    return sorted(found)
+
+
+@pytest.fixture(scope="module")
+def after(cluster, tmp_path_factory):
+    """A study that was trained here, and on the cluster while a node of it was killed."""
+    faults = Faults(tmp_path_factory.mktemp("on_ray"), "relu", "Once", "Big", epochs=40)
+    loaded, here = study.load(faults.study), faults.base / "here"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local.Speeds, "images_per_second", lambda self, pack: 1e6 * 2.0 ** len(pack.runs))
+        patch.setattr("allelse.engine.train_pack", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        for out in (here, faults.out):  # one plan for both
+            with pytest.raises(KeyboardInterrupt):
+                launch.run_study(loaded, out, "cpu", Quiet())
+    launch.run_study(loaded, here, "cpu", Quiet())
+
+    class Killer(Quiet):
+        """Kills a node as soon as something is trained on the cluster."""
+
+        def advance(self, seconds: float) -> None:
+            super().advance(seconds)
+            if cluster.small:
+                cluster.remove_node(cluster.small.pop(), allow_graceful=False)
+
+    watcher = Killer()
+    machine = launch.Machines("ray", address=cluster.address)
+    outcome = launch.run_study(loaded, faults.out, "cpu", watcher, machines=machine)
+    return faults, here, watcher, outcome
+
+
+def test_a_study_ends_whole_when_a_node_is_killed(after):
+    _, _, watcher, outcome = after
+    assert outcome.runs_by_status == {"done": 6}
+    lost = [line for line in watcher.said if "tried again" in line]
+    assert len(lost) >= 2, "a node was killed, and a worker"
+    assert watcher.seconds == pytest.approx(watcher.plan.seconds)
+
+
+def test_ray_gives_the_numbers_of_one_process_to_the_bit(after):
+    faults, here, _, _ = after
+    with store.read(faults.out) as opened:
+        whole = [run.id for run in opened.runs() if "Big" not in run.arm["model.activation"]]
+    ours, theirs = results(faults.out), results(here)
+    assert {run: ours[run] for run in whole} == {run: theirs[run] for run in whole}
+    assert len(whole) == 4
+
+
+def test_a_pack_goes_on_from_the_checkpoint_of_another_worker(after):
+    faults, _, _, _ = after
+    assert "resumed at 3" in faults.notes()
+
+
+def test_out_of_memory_on_a_node_halves_the_pack(after):
+    faults, _, _, _ = after
+    with store.read(faults.out) as opened:
+        assert sorted(len(packed["runs"]) for packed in opened.plan["packs"]) == [1, 1, 2, 2]
+
+
+def test_no_task_outlives_the_study(after):
+    faults, _, _, _ = after
+    wait_until(lambda: not [worker for worker in faults.workers() if is_running(worker)], 30)
+
+
+def test_what_ray_cannot_do_is_one_line(cluster, tmp_path):
+    file = write_study(tmp_path, PLAIN)
+    assert "allelse must run on a node of the cluster" in mistake(
+        "run", file, "--engine", "ray", "--address", "ray://head:10001"
+    )
+    with pytest.raises(DeviceError, match="no node of the Ray cluster has a GPU"):
+        launch.run_study(
+            study.load(file), tmp_path / "out", "cuda", Quiet(), machines=launch.Machines("ray", address=cluster.address)
+        )
+    with pytest.raises(MachineError, match="no Ray cluster answers at 127.0.0.1:9 "):
+        with machines.crew(launch.Machines("ray", address="127.0.0.1:9"), "cpu"):
+            pass
+    assert not ray.is_initialized()
+    assert not (tmp_path / "out").exists()
