@@ -9,9 +9,10 @@ from fault_support import Faults, is_running, results, wait_until
 from study_support import PLAIN, Quiet, mistake, write_study
 
 from allelse import launch, store, study
-from allelse.errors import DeviceError, MachineError
-from allelse.launch import local, machines
+from allelse.errors import DeviceError
+from allelse.launch import local
 
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # read when Ray is imported; a busy machine needs more than 30
 ray = pytest.importorskip("ray")
 
 pytestmark = [
@@ -80,7 +81,7 @@ def after(cluster, tmp_path_factory):
 
         def advance(self, seconds: float) -> None:
             super().advance(seconds)
-            if cluster.small:
+            if len(cluster.small) == 2:
                 cluster.remove_node(cluster.small.pop(), allow_graceful=False)
 
     watcher = Killer()
@@ -123,16 +124,11 @@ def test_no_task_outlives_the_study(after):
 
 
 def test_what_ray_cannot_do_is_one_line(cluster, tmp_path):
-    file = write_study(tmp_path, PLAIN)
+    file, there = write_study(tmp_path, PLAIN), launch.Machines("ray", address=cluster.address)
     assert "allelse must run on a node of the cluster" in mistake(
         "run", file, "--engine", "ray", "--address", "ray://head:10001"
     )
     with pytest.raises(DeviceError, match="no node of the Ray cluster has a GPU"):
-        launch.run_study(
-            study.load(file), tmp_path / "out", "cuda", Quiet(), machines=launch.Machines("ray", address=cluster.address)
-        )
-    with pytest.raises(MachineError, match="no Ray cluster answers at 127.0.0.1:9 "):
-        with machines.crew(launch.Machines("ray", address="127.0.0.1:9"), "cpu"):
-            pass
+        launch.run_study(study.load(file), tmp_path / "out", "cuda", Quiet(), machines=there)
     assert not ray.is_initialized()
     assert not (tmp_path / "out").exists()

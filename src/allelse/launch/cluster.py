@@ -32,9 +32,12 @@ SECONDS_TO_WAIT = 1.0
 SECONDS_TO_FETCH = 60.0
 SECONDS_BETWEEN_COUNTS = 5.0
 
+log = logging.getLogger("allelse")
+
 
 def _ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing of a study is anyone else's business
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # a machine that is busy needs more than Ray's 30
     try:
         import ray
     except ImportError:
@@ -69,6 +72,7 @@ class Cluster:
         self._datasets: dict[str, Any] = {}
         self._counted = float("-inf")
         self._workers = workers
+        self._could_train = True
         try:
             nodes = self._nodes()
             cpus, gpus = (sum(int(node.get(kind, 0)) for node in nodes) for kind in ("CPU", "GPU"))
@@ -138,6 +142,9 @@ class Cluster:
 
     def wait(self, hear: Hear) -> None:
         ready, _ = self._ray.wait(list(self._tasks), num_returns=1, timeout=SECONDS_TO_WAIT)
+        if not ready and self._could_train and not self._capacity():
+            log.warning("no node of the cluster can train any more; waiting for one to join")
+        self._could_train = self._capacity() > 0
         for stream in ready:
             task = self._tasks[stream]
             event = self._next(stream, task)
