@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 
 import pytest
@@ -28,6 +29,16 @@ STORE = 80 * 2**20
 """bytes of each node's object store, about the least that Ray takes"""
 
 
+def node(cpus: int) -> dict[str, int]:
+    """A small node. It is told its ports: one that chooses them gives up when its agents take more than 15 s to do so."""
+    names = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in names]
+    ports = {name: one.getsockname()[1] for name, one in zip(names, sockets, strict=True)}
+    for one in sockets:
+        one.close()
+    return {"num_cpus": cpus, "object_store_memory": STORE, **ports}
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     """A head without CPUs, on which nothing is trained, and two nodes of one."""
@@ -38,11 +49,9 @@ def cluster(tmp_path_factory):
         patch.setenv("XDG_CACHE_HOME", str(base / "cache"))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        started = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False}
-        )
+        started = Cluster(initialize_head=True, head_node_args={**node(0), "include_dashboard": False})
         try:
-            started.small = [started.add_node(num_cpus=1, object_store_memory=STORE) for _ in range(2)]
+            started.small = [started.add_node(**node(1)) for _ in range(2)]
             yield started
         finally:
             processes = ray_processes()
