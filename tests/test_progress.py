@@ -17,6 +17,7 @@ from study_support import Quiet, allelse, changed, run, statuses, write_study
 from allelse import engine, launch, progress, store, study
 from allelse.launch import journal as launch_journal
 from allelse.launch import log as launch_log
+from allelse.plan import Plan
 
 SLOW = changed("epochs          = 2", "epochs          = 4000")
 COMMAND = "import allelse.engine.loop as l; l.SECONDS_BETWEEN_CHECKPOINTS = -1; from allelse.cli import main; main()"
@@ -266,7 +267,7 @@ def test_warnings_of_all_kinds_are_logged_with_time_and_pack_and_shown_by_status
     monkeypatch.setattr(engine, "train_pack", train_pack)
     run(tmp_path / "study.toml", stopped)
     with store.read(stopped) as opened:
-        pack = launch.local.Plan.from_json(opened.plan, study.load(tmp_path / "study.toml")).packs[1].pack.id
+        pack = Plan.from_json(opened.plan, study.load(tmp_path / "study.toml")).packs[1].pack.id
     lines = [line for line in (stopped / "allelse.log").read_text().splitlines() if " WARNING " in line]
     assert len(lines) == 3
     assert all(f"WARNING pack {pack}: " in line and line[:2] == "20" for line in lines)

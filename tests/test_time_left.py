@@ -134,3 +134,22 @@ def test_packs_that_could_not_be_measured_and_clocks_that_jump_raise_nothing():
     for now, share, doing in ((50.0, 0.0, "preparing"), (10.0, 0.5, "training"), (60.0, 1.0, "evaluating")):
         left.at("a", 0.0, share, doing, 0.0, now)
         assert left.seconds(now) >= 0
+
+
+def test_a_pack_that_was_lost_is_begun_again():
+    left = TimeLeft({"a": (10.0, ""), "b": (10.0, "")}, 0.0)
+    left.at("a", 10.0, 0.0, "preparing", 0.0, 0.0)
+    left.at("a", 10.0, 0.5, "training", 0.0, 5.0)
+    assert left.seconds(5.0) == pytest.approx(15.0)
+    left.at("a", 10.0, 0.0, "lost", 0.0, 5.0)
+    assert left.seconds(5.0) == pytest.approx(20.0)
+    left.at("a", 10.0, 0.5, "preparing", 0.0, 5.0)  # from its checkpoint
+    assert left.seconds(5.0) == pytest.approx(15.0)
+
+
+def test_a_report_that_tells_of_both_kinds_of_work_leaves_the_rest_right():
+    left = TimeLeft({"a": (10.0, "")}, 0.0)
+    left.at("a", 10.0, 0.0, "preparing", 0.4, 0.0)
+    for step in range(1, 10):  # a worker tells ten times, and each time the last it did was training
+        left.at("a", 10.0, step / 10, "training", 0.4, float(step))
+        assert left.seconds(float(step)) == pytest.approx(10.0 - step)

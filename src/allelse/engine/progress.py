@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Doing = Literal["preparing", "training", "evaluating", "failed"]
+Doing = Literal["preparing", "training", "evaluating", "failed", "lost"]
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,11 @@ import allelse
 from allelse import engine, own
 from allelse.data import Dataset
 from allelse.errors import AllelseError, DataError, MachineError
+from allelse.launch.log import LOGGERS
 from allelse.recipe import Recipe
 from allelse.records import Pack, RunResult, Way
 
 SECONDS_BETWEEN_PROGRESS = 0.2
-
-log = logging.getLogger("allelse")
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class Task:
 class Progressed:
     """So much of the pack's training is done."""
 
-    share: float
+    progress: engine.Progress
 
 
 @dataclass(frozen=True)
@@ -164,7 +163,7 @@ def carry_out(
     try:
         if dataset.fingerprint != task.fingerprint:
             raise DataError(f"data set {dataset.name!r} was changed since the study was begun; take the change back")
-        advance = lambda progress: tell(Progressed(progress.share))  # noqa: E731
+        advance = lambda progress: tell(Progressed(progress))  # noqa: E731
         return Finished(engine.train_pack(task.pack, dataset, device, checkpoint, advance))
     except Exception as error:
         return what_failed(task, error)
@@ -204,12 +203,16 @@ def carry_out_elsewhere(
 
 
 def _now_and_then(tell: Callable[[Event], None]) -> Callable[[Event], None]:
-    """Progress a few times a second at most: an epoch of a tiny network takes milliseconds, and so does a message."""
+    """Progress a few times a second at most: an epoch of a tiny network takes milliseconds, and so does a message.
+
+    Only how a pack begins and that it is over is told in any case.
+    """
     last = time.monotonic()
 
     def seldom(event: Event) -> None:
         nonlocal last
-        if time.monotonic() - last > SECONDS_BETWEEN_PROGRESS:
+        must = isinstance(event, Progressed) and (event.progress.doing == "preparing" or event.progress.share >= 1)
+        if must or time.monotonic() - last > SECONDS_BETWEEN_PROGRESS:
             last = time.monotonic()
             tell(event)
 
@@ -218,7 +221,7 @@ def _now_and_then(tell: Callable[[Event], None]) -> Callable[[Event], None]:
 
 class _Teller(logging.Handler):
     def __init__(self, tell: Callable[[Event], None]) -> None:
-        super().__init__()
+        super().__init__(logging.WARNING)
         self.tell = tell
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -227,7 +230,7 @@ class _Teller(logging.Handler):
 
 @contextmanager
 def _logs_told(tell: Callable[[Event], None]) -> Iterator[None]:
-    teller, loggers = _Teller(tell), (log, logging.getLogger("py.warnings"))
+    teller, loggers = _Teller(tell), [logging.getLogger(name) for name in LOGGERS]
     for logger in loggers:
         logger.addHandler(teller)
     logging.captureWarnings(True)

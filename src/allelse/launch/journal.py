@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from allelse import progress, store
 from allelse.design import arm_text
 from allelse.engine import Progress
-from allelse.launch.log import Log
 from allelse.plan import Plan, PlannedPack
 
 if TYPE_CHECKING:
-    from allelse.launch.local import Watcher
+    from allelse.launch.orchestrator import Watcher
 
 SECONDS_BETWEEN_WRITES = 1.0
 FINAL = ("done", "diverged")
@@ -34,17 +33,15 @@ class ShowsTimeLeft(Protocol):
 class Journalled:
     """A ``Watcher`` around another one. What it writes is for whoever looks from elsewhere; nothing depends on it."""
 
-    def __init__(self, opened: store.Store, watcher: Watcher, log: Log, options: Sequence[str] = ()) -> None:
+    def __init__(self, opened: store.Store, watcher: Watcher, options: Sequence[str] = ()) -> None:
         """
         Arguments:
             opened: the store that is written to.
             watcher: who is told, too.
-            log: is told which pack is under way.
             options: of the command that goes on, beside study and folder.
         """
         self.opened = opened
         self.watcher = watcher
-        self.log = log
         self.options = tuple(options)
         self.part = "comparison"
         self.total = self.done = 0.0
@@ -82,8 +79,7 @@ class Journalled:
     def at(self, planned: PlannedPack, now: Progress) -> None:
         """One pack's own progress, before ``advance`` tells of it in seconds."""
         pack = planned.pack
-        over = now.doing == "failed" or now.share >= 1
-        self.log.pack = "" if over else pack.id
+        over = now.doing in ("failed", "lost") or now.share >= 1
         self.time_left.at(pack.id, planned.seconds, now.share, now.doing, now.evaluation, time.monotonic())
         if over:
             self.training.pop(pack.id, None)

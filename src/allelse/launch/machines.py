@@ -32,6 +32,17 @@ class Machines:
     on_error: Literal["continue", "stop"] = "continue"
     """what to do when a pack failed"""
 
+    def options(self, device: str) -> list[str]:
+        """Of the command line, that ask for this and for ``device``."""
+        given = {
+            "device": device if device != "auto" else None,
+            "engine": self.engine if self.engine != HERE.engine else None,
+            "address": self.address,
+            "workers": self.workers,
+            "on-error": self.on_error if self.on_error != HERE.on_error else None,
+        }
+        return [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
+
 
 HERE = Machines()
 

@@ -14,14 +14,17 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any, Protocol
 
-from allelse import own, store
+from allelse import engine, own, store
 from allelse.errors import StoreError
 from allelse.launch.crew import Crew, Event, Failed, Finished, Logged, Lost, NoMemory, Progressed, Proof, Task
+from allelse.launch.journal import Journalled
 from allelse.launch.local import dataset_of
+from allelse.launch.log import Log
 from allelse.launch.machines import HERE, Machines, crew
 from allelse.launch.parts import check_parts
 from allelse.plan import Plan, PlannedPack, halve, make_plan
@@ -68,6 +71,10 @@ class Computing:
     graph: bool = True
     """CUDA graphs, where the device has them"""
 
+    def options(self) -> list[str]:
+        """Of the command line, that ask for this."""
+        return [f"--no-{name}" for name, on in asdict(self).items() if not on]
+
 
 def plan_study(study: Study, crew: Crew, computing: Computing = Computing()) -> Plan:
     """Load the data, check every arm against it, and choose the packs and how they are computed by measurement.
@@ -106,16 +113,24 @@ def run_study(
         if parts := check_parts(study, dataset_of):
             inputs["own parts"] = {part.source.module: part.source.digest for part in parts}
         # The crew ends before the folder is free for another writer: no checkpoint appears in it any more.
-        with store.write(folder, {**study.definition(), **inputs}) as opened, closing(hired), _logged(opened.folder):
+        with (
+            store.write(folder, {**study.definition(), **inputs}) as opened,
+            closing(hired),
+            Log(opened.folder) as opened_log,
+            Journalled(opened, watcher, [*machines.options(device), *computing.options()]) as watcher,
+        ):
+            go_on = partial(Part, crew=hired, computing=computing, machines=machines, watcher=watcher, log=opened_log)
             part = opened
+            if opened.parts:  # a united folder has the seeds of all that it was made of
+                study = study.with_seeds(opened.definition["seeds"], [(run.arm, run.seed) for run in opened.runs()])
             if study.tune is not None and opened.tuning_part is not None:
                 part = opened.tuning_part
                 watcher.say(f"tuning {study.tune.key} on validation images first, then the comparison")
-                Part(tuning_study(study), part, hired, computing, machines, watcher, kept=blinded).run()
+                go_on(tuning_study(study), part, kept=blinded).run()
                 if set(part.status_from_run().values()) <= {"done", "diverged"}:
                     study, part = tuned(study, _settled(opened, part, watcher)), opened
             if part is opened:
-                Part(study, opened, hired, computing, machines, watcher).run()
+                go_on(study, opened).run()
             final = list(part.status_from_run().values())
     # What is pending can only be so because a failure stopped the study.
     return Outcome(folder, {status: final.count(status) for status in dict.fromkeys(final)}, "pending" in final)
@@ -130,7 +145,8 @@ class Part:
     crew: Crew
     computing: Computing
     machines: Machines
-    watcher: Watcher
+    watcher: Journalled
+    log: Log
     kept: Callable[[RunResult], RunResult] = lambda result: result
     """what is stored of a result"""
 
@@ -179,8 +195,8 @@ class Part:
         self.described = {key: value for key, value in stored.items() if key in ("machine", "computing", "threads")}
         if (planned := self.described["computing"]) != computing:
             raise StoreError(
-                f"{self.opened.folder}: was planned {_options(planned)}, and a plan is kept to its end; "
-                f"go on {_options(planned)}, or give a new folder with --out"
+                f"{self.opened.folder}: was planned {_words_of(planned)}, and a plan is kept to its end; "
+                f"go on {_words_of(planned)}, or give a new folder with --out"
             )
         self.crew.use_threads(self.described.get("threads"))
         if (before := self.described["machine"]) != (machine := self.crew.machine()):
@@ -194,23 +210,26 @@ class Part:
         self.running[pack.id] = planned
         fingerprint = dataset_of(Recipe.model_validate(pack.recipe)).fingerprint
         checkpoint = self.opened.checkpoint(pack.id).absolute()
+        if not self.crew.is_elsewhere:  # whatever is logged from now on is about this one
+            self.log.pack = pack.id
         self.crew.submit(Task(pack, self.crew.threads, fingerprint, checkpoint, proof, sources))
 
     def _hear(self, pack: str, event: Event) -> None:
         planned = self.running[pack]
         if isinstance(event, Progressed):
-            self._tell(planned, event.share)
+            self._tell(planned, event.progress)
         elif isinstance(event, Logged):
+            self.log.pack = pack
             log.log(event.level, "%s", event.text)
         else:
             del self.running[pack]
+            self.log.pack = ""
             self._ended(planned, event)
 
     def _ended(self, planned: PlannedPack, event: Finished | Failed | NoMemory | Lost) -> None:
         match event:
             case Finished(results):
                 self.opened.record([self.kept(result) for result in results])
-                self._tell(planned, 1.0)
             case NoMemory():
                 self._halve(planned)
             case Failed(said, reason, trace):
@@ -219,13 +238,14 @@ class Part:
             case Lost(reason):
                 self._try_again(planned, reason)
         if not isinstance(event, Lost):  # whoever tries that again, now or in another run, goes on from it
-            self.opened.checkpoint(planned.pack.id).unlink(missing_ok=True)
+            self.opened.forget_checkpoint(planned.pack.id)
 
     def _halve(self, planned: PlannedPack) -> None:
         runs, halves = planned.pack.runs, halve(planned)
         self.watcher.say(f"{len(runs)} runs do not fit in memory at once: {dict(runs[0].arm)}; halved")
         self.plan = self.plan.with_halves(planned, halves)
         self.opened.replan({**self.plan.to_json(), **self.described})
+        self.watcher.at(planned, engine.Progress(0.0, 0, 0, "failed"))
         told = self.told.pop(planned.pack.id, 0.0)
         self.told |= {half.pack.id: told * len(half.pack.runs) / len(runs) for half in halves}
         self.pending[:0] = halves
@@ -236,6 +256,7 @@ class Part:
         log.warning("pack %s was lost: %s", pack.id, reason)
         if losses <= self.machines.retries:
             self.watcher.say(f"{arm}: {reason}; tried again ({losses} of {self.machines.retries})")
+            self.watcher.at(planned, engine.Progress(0.0, 0, 0, "lost"))
             self.pending.insert(0, planned)
         else:
             several = "; --no-pack in a new folder trains the runs one by one" if len(pack.runs) > 1 else ""
@@ -245,20 +266,21 @@ class Part:
     def _give_up(self, planned: PlannedPack, said: str, reason: str) -> None:
         self.opened.record([RunResult(run=run.id, status="failed", error=reason) for run in planned.pack.runs])
         self.watcher.say(f"failed: {dict(planned.pack.runs[0].arm)}: {said}")
-        self._tell(planned, 1.0)
+        self._tell(planned, engine.Progress(1.0, 0, 0, "failed"))
         self.is_over = self.machines.on_error == "stop"
 
-    def _tell(self, planned: PlannedPack, share: float) -> None:
+    def _tell(self, planned: PlannedPack, progress: engine.Progress) -> None:
         """Progress of one pack in the plan's own seconds, so that slow arms count for what they take."""
-        now, before = planned.seconds * share, self.told.get(planned.pack.id, 0.0)
+        self.watcher.at(planned, progress)
+        now, before = planned.seconds * progress.share, self.told.get(planned.pack.id, 0.0)
         if now > before:
             self.told[planned.pack.id] = now
             self.watcher.advance(now - before)
 
 
-def _options(computing: Mapping[str, bool]) -> str:
-    off = [f"--no-{name}" for name, on in computing.items() if not on]
-    return "with " + " ".join(off) if off else "without --no-pack and --no-graph"
+def _words_of(computing: Mapping[str, bool]) -> str:
+    options = Computing(**computing).options()
+    return "with " + " ".join(options) if options else "without --no-pack and --no-graph"
 
 
 def _settled(opened: store.Store, tuning_part: store.Store, watcher: Watcher) -> Tuning:
@@ -310,22 +332,3 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-class _logged:
-    """Send the package's log to ``allelse.log`` in the output folder while a study runs."""
-
-    def __init__(self, folder: Path) -> None:
-        self.handler = logging.FileHandler(folder / "allelse.log", encoding="utf-8", delay=True)
-        self.handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-
-    def __enter__(self) -> None:
-        log.addHandler(self.handler)
-        logging.captureWarnings(True)
-        logging.getLogger("py.warnings").addHandler(self.handler)
-
-    def __exit__(self, *_: object) -> None:
-        logging.getLogger("py.warnings").removeHandler(self.handler)
-        logging.captureWarnings(False)
-        log.removeHandler(self.handler)
-        self.handler.close()

@@ -91,7 +91,8 @@ class TimeLeft:
             seconds: planned for all of it.
             share: of its planned work that is done, 0 to 1. What it begins with was done before.
             doing: what the time since its last report went to: ``preparing``, ``training``, ``evaluating``; or ``failed``,
-                which ends it: with share 1 it is over, with share 0 two halves of it are still to be done.
+                which ends it: with share 1 it is over, with share 0 two halves of it are still to be done; or ``lost``: it
+                will be begun again.
             evaluation: which share of its planned work is evaluation.
             now: when.
         """
@@ -112,9 +113,12 @@ class TimeLeft:
         elif doing in WORK:
             self._learn(one, doing, passed, (share - one.share) * seconds)
         one.share = share
-        if share >= 1 or doing == "failed":
+        if share >= 1 or doing in ("failed", "lost"):
             del self.running[pack]
-            if doing != "failed":
+            if doing == "lost":
+                self.packs[pack] = seconds, one.kind
+                self.ahead[one.kind] += seconds
+            elif doing != "failed":
                 expected = sum(pace.planned * self._pace(name) for name, pace in one.paces.items())
                 self.of_kind.setdefault(one.kind, Pace()).add(sum(pace.real for pace in one.paces.values()), expected)
             elif share < 1:
@@ -126,7 +130,10 @@ class TimeLeft:
         for name, pace in self.paces.items():
             pace.add(passed if name == doing else 0.0, done if name == doing else 0.0, fading)
         one.paces[doing].add(passed, done)
-        one.left[doing] = max(one.left.get(doing, 0.0) - done, 0.0)
+        for name in (doing, *WORK):  # a report may tell of a little of the other work, too
+            did = min(done, one.left.get(name, 0.0))
+            one.left[name] = one.left.get(name, 0.0) - did
+            done -= did
 
     def _pace(self, doing: str) -> float:
         training = self.paces["training"].over(1.0, self.weight)
