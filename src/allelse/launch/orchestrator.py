@@ -168,11 +168,12 @@ class Part:
         self._prepare()
         status_from_run = self.opened.status_from_run()
         self.pending = [planned for planned in self.plan.packs if not _is_final(planned, status_from_run)]
+        done = sum(planned.seconds for planned in self.plan.packs if _is_final(planned, status_from_run))
         if self.pending and self.crew.is_elsewhere:
             share = "; they share the estimated time" if self.crew.at_once > 1 else ""
             self.watcher.say(self.crew.in_words() + share)
             self.pending.sort(key=lambda planned: -planned.seconds)  # the longest first, so that all end at about one time
-        self.watcher.start(self.plan, self.plan.seconds - sum(planned.seconds for planned in self.pending))
+        self.watcher.start(self.plan, done)
         with _proof(self.opened.checkpoint("token").with_suffix(""), self.crew.is_elsewhere) as proof:
             sources = own.send() if self.crew.is_elsewhere else []
             while (self.pending or self.running) and not self.is_over:
