@@ -10,9 +10,11 @@ import logging
 import os
 import queue
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -97,17 +99,20 @@ class Cluster:
                 f"'ray job submit -- allelse run …', with --address auto"
             )
         try:
-            self._ray.init(
-                address=address,
-                include_dashboard=None if address else False,
-                log_to_driver=False,
-                logging_level=logging.CRITICAL,
-            )
+            with _quiet():
+                self._ray.init(
+                    address=address,
+                    include_dashboard=None if address else False,
+                    log_to_driver=False,
+                    logging_level=logging.CRITICAL,
+                )
         except Exception as error:
             self._ray.shutdown()
             where = f" at {address}" if address else ""
+            # Ray takes its token along by itself only to a cluster that it found by itself.
+            token = "if it asks for a token, set RAY_AUTH_MODE=token; else " if "RAY_AUTH_MODE" not in os.environ else ""
             raise MachineError(
-                f"--engine ray: no Ray cluster answers{where} ({' '.join(str(error).split())[:200]}); begin one with "
+                f"--engine ray: no Ray cluster answers{where} ({' '.join(str(error).split())[:200]}); {token}begin one with "
                 f"'ray start --head', or leave --address out to have one on this machine for this study alone"
             ) from None
 
@@ -126,7 +131,9 @@ class Cluster:
     def in_words(self) -> str:
         nodes, packs = len(self._nodes()), self._workers or self._capacity()
         what = "a GPU each" if self.device.type == "cuda" else f"{self.threads} thread{'' if self.threads == 1 else 's'} each"
-        return f"a Ray cluster of {nodes} node{'' if nodes == 1 else 's'}: {packs} packs at once, {what}"
+        return (
+            f"a Ray cluster of {nodes} node{'' if nodes == 1 else 's'}: {packs} pack{'' if packs == 1 else 's'} at once, {what}"
+        )
 
     def ways(self, graph: bool) -> tuple[Way, ...]:
         return engine.ways(self.device, graph)
@@ -202,6 +209,20 @@ class Cluster:
             self._fit = sum(int(node.get(kind, 0) // share) for node in self._nodes())
             self._counted = time.monotonic()
         return self._fit
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing on stderr: Ray's core writes the same warning there by the dozen, and what matters comes as an exception, too."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _device(name: str, gpus: int) -> torch.device:
