@@ -12,7 +12,7 @@ import re
 import sqlite3
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +26,7 @@ from allelse import stats, store
 from allelse.design import matches
 from allelse.report import judge, write_report
 from allelse.report.evidence import NOT_ASKED
+from benchmarks import replication
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -70,6 +71,8 @@ class Measured:
     definition: Mapping[str, Any]
     runs: pd.DataFrame
     verdicts: list[stats.Verdict]
+    parts: Sequence[Mapping[str, Any]]
+    """that it was united from, with the seeds of each"""
 
     @classmethod
     def of(cls, name: str) -> Measured | None:
@@ -77,7 +80,7 @@ class Measured:
         for kept in (RESULTS / name, RESULTS / f"{name}-scaled"):
             if (kept / store.FILE).exists():
                 with store.read(kept) as opened:
-                    return cls(opened.definition, opened.table(timing=True), judge(opened))
+                    return cls(opened.definition, opened.table(timing=True), judge(opened), opened.parts)
         return None
 
     @property
@@ -91,9 +94,16 @@ class Measured:
     def arms(self, metric: str) -> pd.DataFrame:
         return stats.arm_table(self.runs, self.factors, metric)
 
+    def commands(self) -> str:
+        """What was typed, for each part."""
+        command = self.definition["command"]
+        firsts = [f"{command} --first-seed {part['seeds'][0]}" for part in self.parts[1:]]
+        return " + ".join(f"`{one}`" for one in (command, *firsts))
+
     def made(self, column: str) -> str:
         """What all finished runs have in a column, each value once."""
-        return ", ".join(sorted({str(value) for value in self.runs[column].dropna()}))
+        # Runs of an earlier commit say "1 threads".
+        return ", ".join(sorted({str(value).replace("(1 threads)", "(1 thread)") for value in self.runs[column].dropna()}))
 
 
 def arm_rows(measured: Measured) -> Iterator[list[str]]:
@@ -144,7 +154,7 @@ def provenance(measured: Measured, language: str) -> str:
     images = int(recipe.get("train_per_class", 0)) * (10 if recipe["dataset"] == "cifar10" else 100) or 50_000
     return words["provenance"].format(
         version=words["scaled" if measured.definition.get("scaled") else "full"],
-        command=measured.definition["command"],
+        commands=measured.commands(),
         runs=len(finished),
         seeds=len(measured.definition["seeds"]),
         epochs=recipe["epochs"],
@@ -183,6 +193,16 @@ def recipe_table(name: str) -> Iterator[str]:
     yield f"n = 1 seed ({runs['seed'].unique()[0]}), {networks} networks; {device}, {precision}, torch {torch}."
 
 
+def second_runs() -> Iterator[str]:
+    """Each study that was run again with other seeds."""
+    for kept in sorted(RESULTS.glob("*-scaled")):
+        if lines := list(replication.table(kept)):
+            yield f"#### {kept.name}"
+            yield ""
+            yield from lines
+            yield ""
+
+
 def with_tables(text: str, language: str) -> str:
     """A README with its tables made anew."""
     between = re.compile(f"({re.escape(MARKS[0])}\n).*?({re.escape(MARKS[1])})", re.DOTALL)
@@ -190,12 +210,13 @@ def with_tables(text: str, language: str) -> str:
     return between.sub(lambda found: found[1] + tables(language) + found[2], text)
 
 
-def with_recipes(text: str) -> str:
-    """The page of ``results/`` with the tables of recipes made anew."""
-    for name in RECIPES:
+def with_page_tables(text: str) -> str:
+    """The page of ``results/`` with its tables made anew: of recipes, and of second runs."""
+    for name in (*RECIPES, "second-runs"):
         begin, end = f"<!-- {name}: made by benchmarks/publish.py -->\n", f"<!-- /{name} -->"
         before, _, rest = text.partition(begin)
-        table = "\n".join(["", *recipe_table(name), "", ""])
+        lines = recipe_table(name) if name in RECIPES else second_runs()
+        table = "\n".join(["", *lines, "", ""])
         text = before + begin + table + end + rest.partition(end)[2]
     return text
 
@@ -206,7 +227,7 @@ def main() -> None:
     for language, readme in READMES.items():
         readme.write_text(with_tables(readme.read_text("utf-8"), language), "utf-8")
     page = RESULTS / "README.md"
-    page.write_text(with_recipes(page.read_text("utf-8")), "utf-8")
+    page.write_text(with_page_tables(page.read_text("utf-8")), "utf-8")
 
 
 if __name__ == "__main__":

@@ -3,10 +3,13 @@
 import csv
 import re
 
+import numpy as np
+import pandas as pd
 import pytest
+from scipy.stats import ttest_ind
 
 from allelse import store, study
-from benchmarks import publish
+from benchmarks import publish, replication
 
 KEPT = sorted(path.parent for path in publish.RESULTS.glob("*/study.sqlite"))
 NOT_DECISIVE = {"command", "notes", "references", "data"}
@@ -19,18 +22,22 @@ def test_the_tables_of_the_readme_are_made_from_the_kept_stores(language):
     assert publish.with_tables(text, language) == text
 
 
-def test_the_tables_of_recipes_are_made_from_the_kept_stores():
+def test_the_tables_of_recipes_and_second_runs_are_made_from_the_kept_stores():
     text = (publish.RESULTS / "README.md").read_text("utf-8")
-    assert publish.with_recipes(text) == text
+    assert publish.with_page_tables(text) == text
 
 
 @kept
 def test_the_study_file_still_says_what_was_run(folder):
     with store.read(folder) as opened:
-        stored = opened.definition
+        stored, first = opened.definition, (opened.parts or [opened.definition])[0]["seeds"]
+    assert list(stored["seeds"][: len(first)]) == list(first)
     _, _, name, *options = stored["command"].split()
     path = publish.ROOT / name
-    now = study.load(path if path.exists() else name, scaled="--scaled" in options).definition()
+    scaled = "--scaled" in options
+    assert study.load(path if path.exists() else name, scaled=scaled).definition()["seeds"] == list(first)
+    # A second part has as many seeds more as its command asked for.
+    now = study.load(path if path.exists() else name, scaled=scaled, seeds=len(stored["seeds"])).definition()
     assert set(options) <= {"--scaled"}
     for key in (set(stored) | set(now)) - NOT_DECISIVE:
         assert stored.get(key) == now.get(key), key
@@ -67,3 +74,23 @@ def test_every_claim_and_factor_has_its_words_in_korean(name):
     assert {claim.id for claim in loaded.claims} <= set(words["claims"])
     assert set(loaded.factors) <= set(words["factors"])
     assert set(publish.WORDS["en"]) == set(words)
+
+
+def test_a_second_run_is_compared_as_scipy_does():
+    values = np.random.default_rng(0).normal(60.0, 2.0, size=(2, 2, 4))
+    first, second = (
+        pd.DataFrame(
+            [
+                {"norm": norm, "seed": seed, "status": "done", "accuracy": values[part, place, seed]}
+                for place, norm in enumerate(("batch", "group"))
+                for seed in range(4)
+            ]
+        )
+        for part in range(2)
+    )
+    found = list(replication.differences(first, second, ["norm"]))
+    assert [arm for arm, *_ in found] == ["norm = batch", "norm = group"]
+    for (_, mean1, mean2, low, high), ours, theirs in zip(found, values[0], values[1], strict=True):
+        expected = ttest_ind(ours, theirs, equal_var=False).confidence_interval()
+        assert (mean1, mean2) == pytest.approx((ours.mean(), theirs.mean()))
+        assert (low, high) == pytest.approx((expected.low, expected.high))
