@@ -84,8 +84,7 @@ class Journalled:
         if over:
             self.training.pop(pack.id, None)
         else:
-            arm = arm_text(dict(pack.runs[0].arm)) or "the only arm"
-            self.training[pack.id] = progress.Training(arm, len(pack.runs), now.share, now.epoch, now.epochs)
+            self.training[pack.id] = progress.Training(arm_of(planned), len(pack.runs), now.share, now.epoch, now.epochs)
 
     def advance(self, seconds: float) -> None:
         self.done += seconds
@@ -110,6 +109,11 @@ class Journalled:
                 ended=ended,
             ),
         )
+
+
+def arm_of(planned: PlannedPack) -> str:
+    """The first arm of a pack, in words."""
+    return arm_text(dict(planned.pack.runs[0].arm)) or "the only arm"
 
 
 def kind_of(planned: PlannedPack) -> str:

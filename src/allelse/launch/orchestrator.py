@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from allelse import engine, own, store
 from allelse.errors import StoreError
 from allelse.launch.crew import Crew, Event, Failed, Finished, Logged, Lost, NoMemory, Progressed, Proof, Task
-from allelse.launch.journal import Journalled
+from allelse.launch.journal import Journalled, arm_of
 from allelse.launch.local import dataset_of
 from allelse.launch.log import Log
 from allelse.launch.machines import HERE, Machines, crew
@@ -243,7 +243,7 @@ class Part:
 
     def _halve(self, planned: PlannedPack) -> None:
         runs, halves = planned.pack.runs, halve(planned)
-        self.watcher.say(f"{len(runs)} runs do not fit in memory at once: {dict(runs[0].arm)}; halved")
+        self.watcher.say(f"{len(runs)} runs do not fit in memory at once: {arm_of(planned)}; halved")
         self.plan = self.plan.with_halves(planned, halves)
         self.opened.replan({**self.plan.to_json(), **self.described})
         self.watcher.at(planned, engine.Progress(0.0, 0, 0, "failed"))
@@ -252,11 +252,11 @@ class Part:
         self.pending[:0] = halves
 
     def _try_again(self, planned: PlannedPack, reason: str) -> None:
-        pack, arm = planned.pack, dict(planned.pack.runs[0].arm)
+        pack = planned.pack
         losses = self.losses[pack.id] = self.losses.get(pack.id, 0) + 1
         log.warning("pack %s was lost: %s", pack.id, reason)
         if losses <= self.machines.retries:
-            self.watcher.say(f"{arm}: {reason}; tried again ({losses} of {self.machines.retries})")
+            self.watcher.say(f"{arm_of(planned)}: {reason}; tried again ({losses} of {self.machines.retries})")
             self.watcher.at(planned, engine.Progress(0.0, 0, 0, "lost"))
             self.pending.insert(0, planned)
         else:
@@ -266,7 +266,7 @@ class Part:
 
     def _give_up(self, planned: PlannedPack, said: str, reason: str) -> None:
         self.opened.record([RunResult(run=run.id, status="failed", error=reason) for run in planned.pack.runs])
-        self.watcher.say(f"failed: {dict(planned.pack.runs[0].arm)}: {said}")
+        self.watcher.say(f"failed: {arm_of(planned)}: {said}")
         self._tell(planned, engine.Progress(1.0, 0, 0, "failed"))
         self.is_over = self.machines.on_error == "stop"
 
