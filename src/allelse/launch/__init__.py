@@ -6,8 +6,9 @@
 
 from allelse.launch.local import dataset_of
 from allelse.launch.machines import Machines, crew
-from allelse.launch.orchestrator import Computing, Outcome, Watcher, plan_study, run_study
+from allelse.launch.orchestrator import Computing, Outcome, plan_study, run_study
 from allelse.launch.parts import CheckedPart, check_parts
+from allelse.launch.watcher import Watcher
 
 __all__ = [
     "CheckedPart",

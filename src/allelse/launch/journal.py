@@ -6,28 +6,17 @@ import logging
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from allelse import progress, store
 from allelse.design import arm_text
 from allelse.engine import Progress
+from allelse.launch.watcher import ShowsTimeLeft, Watcher
 from allelse.plan import Plan, PlannedPack
-
-if TYPE_CHECKING:
-    from allelse.launch.orchestrator import Watcher
 
 SECONDS_BETWEEN_WRITES = 1.0
 FINAL = ("done", "diverged")
 
 log = logging.getLogger("allelse")
-
-
-@runtime_checkable
-class ShowsTimeLeft(Protocol):
-    """A watcher that wants to know the time left, too."""
-
-    def left(self, seconds: float) -> None:
-        """So many seconds from now until all that is planned is done."""
 
 
 class Journalled:

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from math import ceil
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from allelse import engine, own, store
 from allelse.errors import StoreError
@@ -27,6 +27,7 @@ from allelse.launch.local import dataset_of
 from allelse.launch.log import Log
 from allelse.launch.machines import HERE, Machines, crew
 from allelse.launch.parts import check_parts
+from allelse.launch.watcher import Watcher
 from allelse.plan import Plan, PlannedPack, halve, make_plan
 from allelse.recipe import Recipe
 from allelse.records import RunResult
@@ -37,19 +38,6 @@ TERMINATED = 143
 """the exit code after SIGTERM, with which clusters announce that they take a machine back"""
 
 log = logging.getLogger("allelse")
-
-
-class Watcher(Protocol):
-    """What wants to know how a study goes on: a progress bar, a notebook, a test."""
-
-    def say(self, text: str) -> None:
-        """One line about what is happening now."""
-
-    def start(self, plan: Plan, done: float) -> None:
-        """Training begins; ``done`` of ``plan.seconds`` were stored before."""
-
-    def advance(self, seconds: float) -> None:
-        """Work that the plan estimated at so many seconds is done, by all workers together."""
 
 
 @dataclass(frozen=True)
