@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 from fault_support import Faults, is_running, results, wait_until
@@ -12,6 +13,7 @@ from study_support import PLAIN, Quiet, mistake, write_study
 from allelse import launch, store, study
 from allelse.errors import DeviceError
 from allelse.launch import local
+from allelse.launch.cluster import Cluster as OnRay
 
 os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # read when Ray is imported; a busy machine needs more than 30
 ray = pytest.importorskip("ray")
@@ -130,6 +132,19 @@ def test_out_of_memory_on_a_node_halves_the_pack(after):
 def test_no_task_outlives_the_study(after):
     faults, _, _, _ = after
     wait_until(lambda: not [worker for worker in faults.workers() if is_running(worker)], 30)
+
+
+def test_without_any_node_the_command_waits_for_one_and_says_so_once(caplog):
+    """No cluster of its own: what Ray would say is made up."""
+    crew, rounds = OnRay.__new__(OnRay), iter([1, 0, 0, 0, 1])
+    crew._tasks, crew._could_train = {"stream": None}, True
+    crew._ray = SimpleNamespace(wait=lambda *_, **__: ([], ["stream"]))
+    crew._capacity = lambda: capacity
+    for capacity in rounds:  # noqa: B007
+        crew.wait(lambda *_: pytest.fail("nothing has happened"))
+    said = [record.getMessage() for record in caplog.records if record.name == "allelse"]
+    assert said == ["no node of the cluster can train any more; waiting for one to join"]
+    assert list(crew._tasks) == ["stream"], "it is still to be done"
 
 
 def test_what_ray_cannot_do_is_one_line(cluster, tmp_path):

@@ -1,5 +1,6 @@
-"""The reference of the study file says what the code takes: every key with its default, every name; and its files load."""
+"""The reference of the study file says what the code takes, its files load; and what the page of promises names is there."""
 
+import ast
 import re
 import tomllib
 from pathlib import Path
@@ -237,3 +238,35 @@ def test_the_template_says_where_its_keys_are_explained():
     template = (ROOT / "src" / "allelse" / "studies" / "template.toml.txt").read_text("utf-8")
     assert "docs/study-file.md" in template
     assert PAGE.exists()
+
+
+# ── promises ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+PROMISES = (ROOT / "docs" / "promises.md").read_text("utf-8")
+
+
+def test_every_test_that_holds_a_promise_is_there():
+    named = re.findall(r"(test_\w+\.py)::(\w+)", PROMISES)
+    assert len(named) > 150
+    assert len(named) == PROMISES.count("::"), "one that is not read is not checked"
+    tests_from_file = {
+        path.name: {node.name for node in ast.parse(path.read_text("utf-8")).body if isinstance(node, ast.FunctionDef)}
+        for path in (ROOT / "tests").glob("test_*.py")
+    }
+    assert [f"{file}::{test}" for file, test in named if test not in tests_from_file.get(file, ())] == []
+
+
+def test_every_promise_has_a_test_or_says_that_it_has_none():
+    promises = [line for line in PROMISES.splitlines() if line.startswith("| ") and not line.startswith("| promise |")]
+    assert len(promises) > 90
+    for line in promises:
+        _, promise, tests, beyond, _ = re.split(r"(?<!\\)\|", line)
+        assert "::test_" in tests or "not tested" in beyond, promise
+
+
+def test_every_page_that_measures_a_promise_is_there():
+    links = re.findall(r"\]\(([^)#]+)\)", PROMISES)
+    assert links
+    scripts = re.findall(r"`(benchmarks/\w+\.py)`", PROMISES)
+    assert [link for link in links if not (ROOT / "docs" / link).exists()] == []
+    assert [script for script in scripts if not (ROOT / script).exists()] == []

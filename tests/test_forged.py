@@ -246,6 +246,13 @@ def test_a_number_that_was_changed_on_the_disk_is_noticed(table, folder):
     assert "is not as it was stored; put back a copy of the folder" in mistake("results", folder)
 
 
+def test_status_results_and_verdicts_read_no_epochs_and_probes(folder):
+    before = [allelse(command, folder).out for command in ("status", "results", "verdicts")]
+    forged_at(folder, "UPDATE details SET value = 'x'")
+    assert [allelse(command, folder).out for command in ("status", "results", "verdicts")] == before
+    assert "is not as it was stored" in mistake("report", folder), "who reads them notices"
+
+
 @pytest.mark.parametrize(
     "statement",
     [

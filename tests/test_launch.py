@@ -7,6 +7,7 @@ import torch
 from study_support import PLAIN, TINY, Quiet, changed, run, statuses, write_study
 
 from allelse import engine, launch, store, study
+from allelse.engine import provenance
 from allelse.errors import StoreError
 from allelse.launch import local
 from allelse.plan import GAIN_TO_PACK_MORE
@@ -94,6 +95,26 @@ def test_a_stored_plan_is_kept_when_the_device_would_now_be_packed_otherwise(tmp
         run(file, out)
     monkeypatch.setattr(local.Speeds, "images_per_second", lambda self, pack: pytest.fail("it measured again"))
     assert run(file, out).runs_by_status == {"done": 4}
+
+
+@pytest.mark.usefixtures("one_pack_an_arm")
+def test_going_on_with_another_device_is_told_and_each_run_says_where_it_was_trained(tmp_path, monkeypatch):
+    file, out, watcher = write_study(tmp_path), tmp_path / "out", Quiet()
+    fail_where(monkeypatch, "relu", KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        run(file, out)
+    here = engine.describe_device(torch.device("cpu"))
+    monkeypatch.undo()
+    for module in (engine, provenance):
+        monkeypatch.setattr(module, "describe_device", lambda device: "another CPU")
+    assert launch.run_study(study.load(file), out, "cpu", watcher).runs_by_status == {"done": 4}
+    [told] = [line for line in watcher.said if line.startswith("warning")]
+    assert told == (
+        f"warning: begun on {here} with torch {torch.__version__}, going on with another CPU with torch {torch.__version__}: "
+        "pairs that are split between the two differ by more than their arm"
+    )
+    with store.read(out) as opened:
+        assert [stored.result.provenance.device for stored in opened.runs()] == [here] * 2 + ["another CPU"] * 2
 
 
 class OneRunFits:

@@ -90,3 +90,17 @@ def test_ctrl_c_is_one_line_and_the_same_command_goes_on(uninterrupted, tmp_path
         process.communicate()
     assert process.returncode == 0
     assert json.loads(allelse("results", tmp_path / "out", "--runs", "--format", "json").raw) == json.loads(expected)
+
+
+def test_sigterm_in_one_process_ends_as_ctrl_c_does_with_exit_code_143(uninterrupted, tmp_path):
+    file, expected, _ = uninterrupted
+    with start(file, tmp_path / "out") as process:
+        training(process)
+        wait_for_a_checkpoint(tmp_path / "out")
+        process.terminate()
+        shown, said = process.communicate()
+    assert (process.returncode, shown, said) == (143, "", "allelse: stopped; the same command goes on from here\n")
+    with start(file, tmp_path / "out") as process:
+        process.communicate()
+    assert process.returncode == 0
+    assert allelse("results", tmp_path / "out", "--runs", "--format", "json").raw == expected

@@ -171,6 +171,14 @@ def test_a_changed_study_is_refused_with_what_changed(folder):
         assert opened.definition == DEFINITION
 
 
+@pytest.mark.parametrize("key", ["claims", "alpha", "question"])
+def test_what_was_declared_before_training_cannot_be_changed_after(folder, key):
+    given = {**DEFINITION, key: ["another"]}
+    assert f"results never mix: {key}" in refused(folder, given)
+    with store.read(folder) as opened:
+        assert opened.definition == DEFINITION
+
+
 def test_many_changes_are_told_in_short(folder):
     assert "; and 2 more. Take" in refused(folder, {**DEFINITION, "a": 1, "b": 2, "c": 3, "d": 4, "e": 5, "f": 6})
 

@@ -14,7 +14,7 @@ from study_support import PLAIN, Quiet, allelse, changed, mistake, write_study
 from allelse import engine, launch, own, store, study
 from allelse.errors import DeviceError
 from allelse.launch import local, machines
-from allelse.launch.crew import Proof
+from allelse.launch.crew import Lost, Proof
 from allelse.launch.processes import Processes
 
 
@@ -121,6 +121,26 @@ def test_on_error_stop_in_one_process(tmp_path, monkeypatch):
     stop = launch.Machines(on_error="stop")
     outcome = launch.run_study(study.load(file), tmp_path / "out", "cpu", Quiet(), launch.Computing(pack=False), stop)
     assert (outcome.stopped, outcome.runs_by_status) == (True, {"failed": 1, "pending": 3})
+
+
+class Forgetful(local.Local):
+    """Loses every pack that it is given."""
+
+    def wait(self, hear):
+        hear(self._task.pack.id, Lost("the machine is gone"))
+
+
+@pytest.mark.usefixtures("one_pack_an_arm")
+def test_a_lost_pack_is_tried_again_twice_unless_told_otherwise(tmp_path, monkeypatch):
+    monkeypatch.setattr(machines, "Local", Forgetful)
+    file, watcher = write_study(tmp_path, PLAIN), Quiet()
+    assert launch.run_study(study.load(file), tmp_path / "out", "cpu", watcher).runs_by_status == {"failed": 4}
+    again = [line.partition("; ")[2] for line in watcher.said if "tried again" in line]
+    assert again == ["tried again (1 of 2)", "tried again (2 of 2)"] * 2, "for each of the two packs"
+    with store.read(tmp_path / "out") as opened:
+        assert {run.result.error for run in opened.runs()} == {
+            "given up after 3 times: the machine is gone; --no-pack in a new folder trains the runs one by one"
+        }
 
 
 # ── who began the workers dies, or is told to end ───────────────────────────────────────────────────────────────────
