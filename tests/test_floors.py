@@ -1,13 +1,17 @@
-"""The floors of the design: who may import whom, what never loads torch, and how long a file may be."""
+"""The floors of the design: who may import whom, what never loads torch, how long a file may be, which projects are needed."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 SOURCE = Path(__file__).parents[1] / "src" / "allelse"
 FILES = sorted(SOURCE.rglob("*.py"))
@@ -166,3 +170,43 @@ def test_rooms_of_evidence_never_load_torch_not_even_indirectly():
 def test_files_are_nouns_of_at_most_400_lines(file):
     assert len(file.read_text().splitlines()) <= 400
     assert file.stem not in {"utils", "util", "helpers", "common", "misc"}
+
+
+# ── other projects ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+ROOT = SOURCE.parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+DECLARED = {canonicalize_name(one.name): one for one in map(Requirement, PROJECT["dependencies"])}
+OPTIONAL = {canonicalize_name(one.name): one for one in map(Requirement, PROJECT["optional-dependencies"]["ray"])}
+FILE_FROM_OPTIONAL = {"ray": "cluster.py"}
+BEHIND_PANDAS = {"pyarrow"}
+"""is not imported here: pandas writes Parquet with it"""
+
+
+def projects_imported(file: Path) -> set[str]:
+    """The names, as an index of packages has them, of the projects that a file imports from."""
+    roots = {module.split(".")[0] for module in imported_modules(ast.parse(file.read_text()))}
+    roots -= {*sys.stdlib_module_names, "__future__", "allelse"}
+    known = packages_distributions()
+    return {canonicalize_name(known[root][0] if root in known else root) for root in roots}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(SOURCE).as_posix())
+def test_every_project_that_is_imported_is_declared(file):
+    optional = {name for name, only in FILE_FROM_OPTIONAL.items() if file.name == only}
+    assert projects_imported(file) - optional - set(DECLARED) == set()
+
+
+def test_every_project_that_is_declared_is_needed():
+    needed = {name for file in FILES for name in projects_imported(file)} | BEHIND_PANDAS
+    assert {*DECLARED, *OPTIONAL} - needed == set()
+
+
+def test_the_versions_that_were_tested_are_pinned_and_allowed():
+    lines = [line for name in ("requirements.txt", "requirements-dev.txt") for line in (ROOT / name).read_text().splitlines()]
+    pins = [Requirement(line) for line in lines if line and line[0].isalpha()]
+    pinned = {canonicalize_name(one.name): str(one.specifier).removeprefix("==") for one in pins}
+    assert all(str(one.specifier).startswith("==") for one in pins)
+    for name, wanted in {**DECLARED, **OPTIONAL}.items():
+        assert name in pinned, f"{name} is declared and not pinned"
+        assert wanted.specifier.contains(pinned[name]), f"{name} {pinned[name]} is not what pyproject.toml allows"
