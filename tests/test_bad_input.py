@@ -149,3 +149,20 @@ def test_a_study_that_is_not_there(file):
     )
     assert mistake("run", "none.toml") == "none.toml: no such file; 'allelse new none.toml' writes one to start from"
     assert mistake("run", ".") == ".: is a folder; name a study file; 'allelse status .' looks at what was run there"
+
+
+def test_a_study_that_cannot_be_planned_leaves_nothing_and_may_be_mended(file, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    command = ["run", file, "--device", "cpu", "--out", "deep/out"]
+    assert "batch_size = 101 is larger" in mistake(*command, "--set", "batch_size=101")
+    assert sorted(tmp_path.rglob("*")) == before
+    assert allelse(*command).code == 0
+
+
+def test_a_study_that_was_stopped_before_it_was_planned_may_still_be_changed(file, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("allelse.launch.orchestrator.make_plan", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert allelse("run", file, "--out", "out").code == 130
+    assert "nothing is planned yet" in mistake("results", "out")
+    assert allelse("run", file, "--out", "out", "--set", "model.width=2").code == 0
+    assert "results never mix" in mistake("run", file, "--out", "out")

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import ExitStack
 from dataclasses import replace
+from itertools import product
 
 import pytest
+from filelock import FileLock
 from report_support import MADE, definition, result
 from study_support import PLAIN, TINY, Quiet, allelse, changed, mistake, statuses, write_study
 
 from allelse import launch, store, study
 from allelse.errors import StoreError
 from allelse.records import RunSpec, canonical_json, digest
+from allelse.store import merging
 
 FACTORS = {"model.activation": ["sigmoid", "relu"]}
 
@@ -175,11 +179,51 @@ def test_what_holds_no_study_is_refused(tmp_path):
     assert "adds nothing" in store.merge(tmp_path / "u", [a, tmp_path / "unplanned"])[1]
 
 
+def everything(folder):
+    """Every path below ``folder``, with the bytes of each file."""
+    return {path: path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    ("why", "out"),
+    [
+        *product(
+            ["not there", "another study", "other numbers", "no space"], ["new", "new/and/deep", "empty", "a", "without a lock"]
+        ),
+        *product(["held by another"], ["empty", "a", "without a lock"]),
+    ],
+)
+def test_a_merge_that_fails_leaves_nothing_that_was_not_there(out, why, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    a = fill(tmp_path / "a", [0])
+    fill(tmp_path / "without a lock", [0])
+    (tmp_path / "without a lock" / "lock").unlink(missing_ok=True)
+    pending = fill(tmp_path / "pending", [3], final=[])
+    with store.read(pending) as opened:
+        path = opened.checkpoint(digest(opened.plan["packs"][0]["runs"]))
+    path.parent.mkdir()
+    path.write_bytes(b"state")
+    others = {
+        "not there": tmp_path / "nothing",
+        "another study": fill(tmp_path / "other", [1], alpha=0.01),
+        "other numbers": fill(tmp_path / "numbers", [0], accuracy=lambda spec: 51.0),
+        "held by another": fill(tmp_path / "b", [1]),
+        "no space": fill(tmp_path / "c", [1]),
+    }
+    with ExitStack() as stack:
+        if why == "held by another":
+            stack.enter_context(FileLock(tmp_path / out / "lock"))
+        if why == "no space":
+            full = OSError(28, "No space left on device")
+            monkeypatch.setattr(merging.os, "replace", lambda *_: (_ for _ in ()).throw(full))
+        before = everything(tmp_path)
+        assert refused(tmp_path / out, a, pending, others[why])
+        assert everything(tmp_path) == before
+
+
 @pytest.mark.parametrize("at", ["put", "insert", "replace"])
 @pytest.mark.parametrize("existing", [False, True])
 def test_a_merge_that_is_cut_off_leaves_the_store_before_or_none(at, existing, tmp_path, monkeypatch):
-    from allelse.store import merging
-
     a, b, out = fill(tmp_path / "a", [0]), fill(tmp_path / "b", [1]), tmp_path / "u"
     if existing:
         fill(out, [2])

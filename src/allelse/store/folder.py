@@ -7,10 +7,11 @@ import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from allelse.errors import StoreError
+from allelse.errors import AllelseError, StoreError
 from allelse.store import schema
 from allelse.store.definitions import differences, fits
 from allelse.store.faults import explained, on_disk
@@ -66,13 +67,12 @@ def write(folder: str | Path, definition: Mapping[str, Any]) -> Iterator[Store]:
     Raises:
         StoreError: another process holds the folder, another study or something else is in it, or it cannot be written.
     """
-    folder = make(folder)
     given = json.loads(json.dumps(definition))
-    with held(folder), connected(folder, "rwc") as (connection, version):
+    with taken(folder) as ours, connected(folder := ours.folder, "rwc") as (connection, version):
         store = Store(folder, connection)
         with explained(folder), transaction(connection):
             schema.prepare(connection, version, tuning=bool(definition.get("tune")))
-            if version == 0:
+            if version == 0 or not store.is_planned:  # a study of which nothing was planned may still be changed
                 store.put("definition", json.dumps(given))
         stored = store.definition
         if not fits(stored, visible(given), united=bool(store.parts)):
@@ -86,7 +86,64 @@ def write(folder: str | Path, definition: Mapping[str, Any]) -> Iterator[Store]:
         store.tidy()
         if part := store.tuning_part:
             part.tidy()
-        yield store
+        ours.stays = True  # where it is killed or stopped, the same command goes on
+        try:
+            yield store
+        except AllelseError:
+            with suppress(StoreError):  # the disk may be what failed
+                ours.stays = store.is_planned
+            raise
+
+
+@dataclass
+class Taken:
+    """A folder that is held, and whether what was made in it stays where the block fails."""
+
+    folder: Path
+    stays: bool = False
+
+
+@contextmanager
+def taken(folder: str | Path) -> Iterator[Taken]:
+    """The folder, made when it is not there, and held as its only writer; where the block fails, all that was not there before
+    is taken away again.
+
+    Raises:
+        StoreError: another process holds it, it is a file, holds something else, or cannot be made.
+    """
+    folder = Path(os.path.expanduser(folder))
+    missing = [one for one in (folder, *folder.parents) if not os.path.lexists(one)]
+    try:
+        lock = make(folder) / LOCK
+        kept = {lock} if lock.exists() else set()
+        with held(folder):
+            with explained(folder):
+                kept |= _ours_in(folder) - {lock}
+            if folder / FILE in kept:
+                kept.add(folder / JOURNAL)  # its own, without which it could be spoilt
+            ours = Taken(folder)
+            try:
+                yield ours
+            except BaseException:
+                if not ours.stays:
+                    with suppress(OSError):
+                        _take_away(_ours_in(folder) - kept)
+                raise
+    except BaseException:
+        for one in missing:
+            with suppress(OSError):  # it holds something, as a folder that another process has begun to use
+                one.rmdir()
+        raise
+
+
+def _ours_in(folder: Path) -> set[Path]:
+    return {path for path in (*(folder / name for name in OURS), *(folder / CHECKPOINTS).glob("*")) if os.path.lexists(path)}
+
+
+def _take_away(paths: set[Path]) -> None:
+    for path in sorted(paths, reverse=True):  # what is in a folder before the folder
+        with suppress(OSError):
+            path.rmdir() if path.is_dir() else path.unlink()
 
 
 def make(folder: str | Path) -> Path:

@@ -21,8 +21,7 @@ from allelse.records import RunResult, canonical_json, digest
 from allelse.store import schema
 from allelse.store.definitions import differences, same_but_for_seeds, seedless
 from allelse.store.faults import explained, on_disk
-from allelse.store.folder import UNFINISHED, connected, make, read, transaction
-from allelse.store.holder import held
+from allelse.store.folder import UNFINISHED, connected, read, taken, transaction
 from allelse.store.opened import FINAL, Store, StoredRun
 from allelse.store.schema import FILE
 
@@ -58,7 +57,7 @@ class _Source:
 def merge(out: str | Path, folders: Sequence[str | Path]) -> list[str]:
     """Unite output folders of one study in ``out``, with all their seeds, runs and plans; ``allelse run`` goes on there.
 
-    ``out`` is written whole or not at all; the folders are only read.
+    ``out`` is written whole, or is left as it was; the folders are only read.
 
     Arguments:
         out: a new folder, or one that holds the same study, which counts as the first of ``folders`` then.
@@ -70,8 +69,8 @@ def merge(out: str | Path, folders: Sequence[str | Path]) -> list[str]:
     Raises:
         StoreError: the folders are not of one study, or their finished runs contradict each other.
     """
-    out = make(out)
-    with ExitStack() as stack, held(out):
+    with ExitStack() as stack:
+        out = stack.enter_context(taken(out)).folder
         there = [out] if (out / FILE).exists() else []
         if there:
             with read(out):  # takes back a write that was cut off

@@ -64,6 +64,11 @@ class Store:
         return None if text is None else forms.plan(text, self._where(self._plan), self.status_from_run())
 
     @property
+    def is_planned(self) -> bool:
+        """Whether a run, also one of the tuning, is planned: what was declared stands from then on."""
+        return any(self._meta(key) is not None for key in ("plan", "tuning plan", "parts")) or bool(self.status_from_run())
+
+    @property
     def tuning_part(self) -> Store | None:
         """The same folder's plan and runs of tuning, in an arm each with one level more, the number; None without tuning."""
         if not self.definition.get("tune"):
