@@ -138,6 +138,12 @@ def test_a_folder_without_a_study(file, command):
     assert mistake(command, "~nobody-here/x").startswith("~nobody-here/x: no study was run there ")
 
 
+@pytest.mark.parametrize("command", [["results"], ["status"], ["status", "--watch"], ["report"], ["merge", "out"]])
+def test_a_file_in_place_of_an_output_folder(file, tmp_path, command):
+    assert mistake(*command, file) == "study.toml: is a file; give the output folder of a study"
+    assert list(tmp_path.iterdir()) == [tmp_path / file]
+
+
 @pytest.mark.parametrize("seeds", ["0", "-3", "many", "10001"])
 def test_a_number_of_seeds_that_is_none(file, seeds):
     assert "--seeds" in mistake("plan", file, "--seeds", seeds)

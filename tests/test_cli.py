@@ -70,6 +70,21 @@ def test_a_command_that_is_not_there_is_one_line(arguments, expected):
     assert told.endswith("; 'allelse --help' lists commands, 'allelse COMMAND --help' their options")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["run", "s.toml", "--workers", "x"], "--workers x: allowed: a whole number"),
+        (["run", "s.toml", "--first-seed", "1.5"], "--first-seed 1.5: allowed: a whole number"),
+        (["plan", "s.toml", "--engine", "foo"], "--engine foo: allowed: local, ray"),
+        (["run", "s.toml", "--engine", "Ray"], "--engine Ray: did you mean 'ray'? allowed: local, ray"),
+        (["run", "s.toml", "--on-error", "foo"], "--on-error foo: allowed: continue, stop"),
+        (["results", "out", "--format", "jsn"], "--format jsn: did you mean 'json'? allowed: table, csv, json, parquet"),
+    ],
+)
+def test_a_value_that_an_option_does_not_take_is_one_line(arguments, expected):
+    assert mistake(*arguments) == expected
+
+
 def test_the_written_template_plans_and_runs(tmp_path):
     file = tmp_path / "mine.toml"
     ended = allelse("new", file)

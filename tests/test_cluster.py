@@ -147,6 +147,31 @@ def test_without_any_node_the_command_waits_for_one_and_says_so_once(caplog):
     assert list(crew._tasks) == ["stream"], "it is still to be done"
 
 
+@pytest.mark.parametrize("verb", ["plan", "run"])
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("banana", "banana: allowed: auto, or HOST:PORT of the cluster's head, as 'ray start' shows it"),
+        ("host:port", "host:port: allowed: auto, or HOST:PORT"),
+        ("127.0.0.1:99999", "127.0.0.1:99999: allowed: auto, or HOST:PORT"),
+        ("127.0.0.1:{free}", "127.0.0.1:{free}: no Ray cluster answers there ([Errno 111] Connection refused); begin one with"),
+        ("a..b:6379", "a..b:6379: no Ray cluster answers there ("),
+    ],
+)
+@pytest.mark.parametrize("way", ["option", "environment"])
+def test_an_address_at_which_nothing_answers_is_one_line_at_once(tmp_path, monkeypatch, address, expected, verb, way):
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray would try for minutes"))
+    monkeypatch.chdir(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        free = listening.getsockname()[1]
+    address, expected, file = address.format(free=free), expected.format(free=free), write_study(tmp_path, PLAIN)
+    if way == "environment":
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    told = mistake(verb, file, "--engine", "ray", *(["--address", address] if way == "option" else []))
+    assert told.startswith(f"{'--address' if way == 'option' else 'RAY_ADDRESS'} {expected}")
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def test_what_ray_cannot_do_is_one_line(cluster, tmp_path):
     file, there = write_study(tmp_path, PLAIN), launch.Machines("ray", address=cluster.address)
     assert "allelse must run on a node of the cluster" in mistake(

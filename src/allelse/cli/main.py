@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from contextlib import suppress
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from allelse.errors import AllelseError, StoreError
+from allelse.errors import AllelseError, StoreError, did_you_mean
 
 app = typer.Typer(
     help="Does swapping this part of a neural network matter, all else equal?",
@@ -76,10 +77,23 @@ def main() -> None:
         if type(error).__name__ == "NoArgsIsHelpError":  # 'allelse' alone: its message is the help
             print(error.format_message(), file=sys.stderr)
             sys.exit(2)
-        _fail(f"{error.format_message().rstrip('.')}; 'allelse --help' lists commands, 'allelse COMMAND --help' their options")
+        _fail(_mistake(error))
     if code in (STOPPED, TERMINATED):  # typer returns the first for Ctrl-C
         print("allelse: stopped; the same command goes on from here", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _mistake(error: Any) -> str:
+    """What typer says of a command line; of an option's value as every other message does: what was given, what is allowed."""
+    said: str = error.format_message().rstrip(".")
+    refused: list[Any] = getattr(error.__cause__, "errors", list)()
+    if refused and getattr(error, "param", None):
+        option, given = max(error.param.opts, key=len), refused[0]["input"]
+        if choices := re.findall(r"'([^']+)'", said.partition("is not one of")[2]):
+            return f"{option} {given}: {did_you_mean(given, choices)}"
+        if "valid integer" in said:
+            return f"{option} {given}: allowed: a whole number"
+    return f"{said}; 'allelse --help' lists commands, 'allelse COMMAND --help' their options"
 
 
 def _fail(message: str) -> None:

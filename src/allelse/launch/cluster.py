@@ -32,6 +32,7 @@ from allelse.records import Pack, Way
 
 SECONDS_TO_WAIT = 1.0
 SECONDS_TO_FETCH = 60.0
+SECONDS_TO_ANSWER = 5.0
 SECONDS_BETWEEN_COUNTS = 5.0
 
 log = logging.getLogger("allelse")
@@ -98,6 +99,10 @@ class Cluster:
                 f"--address {address}: allelse must run on a node of the cluster; start it there, for example with "
                 f"'ray job submit -- allelse run …', with --address auto"
             )
+        if address:
+            _check_that_something_answers("--address", address)
+        elif found := os.environ.get("RAY_ADDRESS"):
+            _check_that_something_answers("RAY_ADDRESS", found)
         try:
             with _quiet():
                 self._ray.init(
@@ -223,6 +228,22 @@ def _quiet() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
+
+
+def _check_that_something_answers(name: str, address: str) -> None:
+    """Where nothing does, Ray tries for minutes before it says so."""
+    if address in ("auto", "local") or "://" in address:
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise MachineError(f"{name} {address}: allowed: auto, or HOST:PORT of the cluster's head, as 'ray start' shows it")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_ANSWER).close()
+    except (OSError, UnicodeError) as error:
+        raise MachineError(
+            f"{name} {address}: no Ray cluster answers there ({error}); begin one with 'ray start --head', or leave {name} out "
+            f"to have one on this machine for this study alone"
+        ) from None
 
 
 def _device(name: str, gpus: int) -> torch.device:

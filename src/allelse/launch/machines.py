@@ -68,6 +68,8 @@ def _hired(machines: Machines, device: str) -> Crew:
         raise MachineError(f"--on-error {machines.on_error}: allowed: continue, stop")
     if machines.workers is not None and not 1 <= machines.workers <= MOST_WORKERS:
         raise MachineError(f"--workers {machines.workers}: allowed: 1 to {MOST_WORKERS}")
+    if machines.address is not None and not machines.address.strip():
+        raise MachineError("--address: is empty; allowed: auto, or HOST:PORT of the head of a Ray cluster; or leave it out")
     if machines.engine == "ray":
         from allelse.launch.cluster import Cluster  # Ray is only loaded when it is asked for
 

@@ -44,6 +44,8 @@ def read(folder: str | Path, *, mend: bool = True) -> Iterator[Store]:
     folder = Path(os.path.expanduser(folder))
     with explained(folder):
         _check_files(folder, (FILE, JOURNAL))
+        if folder.is_file():
+            raise StoreError(f"{folder}: is a file; give the output folder of a study")
         if not (folder / FILE).is_file():
             raise StoreError(
                 f"{folder}: no study was run there (it holds no {FILE}); 'allelse run STUDY --out {folder}' makes one"
