@@ -277,6 +277,10 @@ def test_packs_are_no_larger_than_gives_every_worker_one(tmp_path, monkeypatch):
         (["--workers", 0], "--workers 0: allowed: 1 to 4096"),
         (["--address", "auto"], "--address auto: is of a Ray cluster; add --engine ray, or leave --address out"),
         (["--engine", "ray", "--address", ""], "--address: is empty; allowed: auto, or HOST:PORT of the head of a Ray cluster"),
+        (
+            ["--engine", "ray", "--device", "mps"],
+            "--device mps: Ray chooses among the devices of its nodes; allowed: auto, cpu",
+        ),
         (["--engine", "ray", "--device", "cpu"], "--engine ray: Ray is not installed; pip install 'allelse[ray]', or leave"),
     ],
 )

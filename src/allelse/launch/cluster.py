@@ -66,6 +66,8 @@ class Cluster:
             MachineError: Ray is not installed, no cluster answers, or none of its nodes can train a pack.
             DeviceError: no such device there.
         """
+        if device not in ("auto", "cpu", "cuda"):
+            raise DeviceError(f"--device {device}: Ray chooses among the devices of its nodes; allowed: auto, cpu, cuda")
         self._ray = _ray()
         self._ours = not self._ray.is_initialized()
         if self._ours:
@@ -247,8 +249,6 @@ def _check_that_something_answers(name: str, address: str) -> None:
 
 
 def _device(name: str, gpus: int) -> torch.device:
-    if name not in ("auto", "cpu", "cuda"):
-        raise DeviceError(f"--device {name}: Ray chooses among the devices of its nodes; allowed: auto, cpu, cuda")
     if name == "cuda" and not gpus:
         raise DeviceError("--device cuda: no node of the Ray cluster has a GPU; add one, or leave --device out")
     return torch.device("cuda" if gpus and name != "cpu" else "cpu")
