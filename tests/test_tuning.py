@@ -7,40 +7,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from data_support import random_images
-from study_support import PLAIN, Quiet, allelse, changed, mistake, run, statuses, write_study
+from study_support import Quiet, allelse, changed, run, write_study
+from tuning_support import TUNED, pack_all_seeds, trained
 
 import allelse as package
-from allelse import engine, launch, plan, store, study
+from allelse import launch, store, study
 from allelse.errors import StudyError
-from allelse.launch import local, orchestrator
 from allelse.records import RunResult
 from allelse.report import gather
 from allelse.report.sameness import differing_keys, shared_keys
 from allelse.store import StoredRun
 from allelse.tuning import Tuning, blinded, choose
 
-TUNE = """
-[tune]
-key    = "optimizer.lr"
-values = [0.3, 0.003, 0.03]
-seeds  = 2
-epochs = 1
-
-[[claims]]
-id   = "relu-above"
-says = "ReLU is above sigmoid"
-kind = "higher"
-a    = { "model.activation" = "relu" }
-b    = { "model.activation" = "sigmoid" }
-
-[quick]
-epochs = 1
-[quick.tune]
-values = [0.01, 0.02]
-"""
-TUNED = changed("epochs          = 2", "validation_per_class = 10\nepochs = 2", PLAIN) + TUNE
 IMAGES = 2 * 3 * 2 * 100
 """2 arms × 3 values × 2 seeds, one epoch of 100 images"""
 
@@ -52,24 +31,7 @@ def load(tmp_path):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A study file and its output folder, trained in one go, each arm and value as one pack."""
-    folder = tmp_path_factory.mktemp("tuned")
-    file = write_study(folder, TUNED)
-    with pytest.MonkeyPatch.context() as patch:
-        pack_all_seeds(patch)
-        assert run(file, folder / "out").runs_by_status == {"done": 4}
-    return file, folder / "out"
-
-
-def pack_all_seeds(patch):
-    """As if this device trained larger packs ever faster, so that plans are the same in every test."""
-    patch.setattr(local.Speeds, "images_per_second", lambda self, pack: 1e6 * 2.0 ** len(pack.runs))
-    patch.setattr(plan, "NUMBERS", ())  # and one value of the tuned number a pack, so that packs can fail by value
-
-
-def results_of(folder) -> list:
-    with store.read(folder) as opened:
-        return [(run.id, run.arm, run.seed, run.result.metrics, run.result.epochs) for run in opened.runs()]
+    return trained(tmp_path_factory.mktemp("tuned"))
 
 
 # ── the choice ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -337,228 +299,3 @@ def test_garbage_test_labels_leave_the_choice_as_it_is(tmp_path, monkeypatch):
     assert choice == other_choice
     assert len({one["mean"] for each in choice["choices"] for one in each["tried"]}) > 1, "there was something to choose"
     assert accuracy != other_accuracy, "the labels were garbage indeed"
-
-
-# ── killed and gone on ──────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def killed_in_pack(number):
-    """Kills training at the pack of this number, counted from 0 over both parts."""
-
-    def patch(monkeypatch):
-        real, count = engine.train_pack, [0]
-
-        def train_pack(*arguments):
-            count[0] += 1
-            if count[0] > number:
-                raise KeyboardInterrupt
-            return real(*arguments)
-
-        monkeypatch.setattr(engine, "train_pack", train_pack)
-
-    return patch
-
-
-def killed_while(name):
-    """Kills at the call of a method of the store."""
-
-    def patch(monkeypatch):
-        def stopped(*_, **__):
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr(store.Store, name, stopped)
-
-    return patch
-
-
-def killed_before_the_comparison_is_planned(monkeypatch):
-    real = orchestrator.plan_study
-
-    def plan_study(one, *rest):
-        if one.tune is not None:
-            raise KeyboardInterrupt
-        return real(one, *rest)
-
-    monkeypatch.setattr(orchestrator, "plan_study", plan_study)
-
-
-@pytest.mark.parametrize(
-    ("kill", "left", "settled"),
-    [
-        (killed_in_pack(2), [], False),
-        (killed_while("settle"), [], False),
-        (killed_before_the_comparison_is_planned, [], True),
-        (killed_in_pack(7), ["done", "done", "pending", "pending"], True),
-    ],
-    ids=["while it tunes", "before the choice is stored", "before the comparison", "in the comparison"],
-)
-def test_killed_anywhere_and_run_again_ends_as_if_never_killed(finished, tmp_path, monkeypatch, kill, left, settled):
-    pack_all_seeds(monkeypatch)
-    with monkeypatch.context() as patch:
-        kill(patch)
-        with pytest.raises(KeyboardInterrupt):
-            run(finished[0], tmp_path / "out")
-    assert statuses(tmp_path / "out") == left
-    with store.read(tmp_path / "out") as opened:
-        assert (opened.tuning is not None) == settled
-    for command in ("status", "verdicts", "report"):
-        assert allelse(command, tmp_path / "out").code == 0
-    assert run(finished[0], tmp_path / "out").runs_by_status == {"done": 4}
-    assert results_of(tmp_path / "out") == results_of(finished[1])
-
-
-def test_a_stored_choice_is_kept_and_nothing_is_tuned_again(finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "train_pack", lambda *_: pytest.fail("it trained again"))
-    monkeypatch.setattr(orchestrator, "choose", lambda *_: pytest.fail("it chose again"))
-    assert run(*finished).runs_by_status == {"done": 4}
-
-
-def test_half_a_tuning_shows_how_far_it_is(finished, tmp_path, monkeypatch):
-    pack_all_seeds(monkeypatch)
-    with monkeypatch.context() as patch:
-        killed_in_pack(2)(patch)
-        with pytest.raises(KeyboardInterrupt):
-            run(finished[0], tmp_path / "out")
-    status = " ".join(allelse("status", tmp_path / "out").out.split())
-    assert "12 tuning runs before the comparison: 4 done, 8 pending" in status
-    assert "left on the device that it was planned on, and then the comparison; the same command goes on" in status
-    assert "nothing is planned yet" in mistake("results", tmp_path / "out")
-    assert len(json.loads(allelse("results", tmp_path / "out", "--runs", "--format", "json").out)) == 12
-    assert "is tuned before the comparison: 12 runs, 4 done, 8 pending." in (
-        allelse("report", tmp_path / "out") and (tmp_path / "out" / "report.md").read_text()
-    )
-
-
-def test_failed_tuning_runs_hold_the_comparison_back_and_are_tried_again(finished, tmp_path, monkeypatch):
-    pack_all_seeds(monkeypatch)
-    with monkeypatch.context() as patch:
-        real = engine.train_pack
-
-        def train_pack(pack, *rest):
-            if pack.runs[0].arm.get("optimizer.lr") == 0.3:
-                raise RuntimeError("out of memory")
-            return real(pack, *rest)
-
-        patch.setattr(engine, "train_pack", train_pack)
-        ended = allelse("run", finished[0], "--out", tmp_path / "out", "--device", "cpu")
-    assert ended.code == 1
-    assert "4 runs failed" in ended.err
-    assert "12 tuning runs before the comparison: 8 done, 4 failed" in ended.out
-    assert statuses(tmp_path / "out") == []
-    assert run(finished[0], tmp_path / "out").runs_by_status == {"done": 4}
-    assert results_of(tmp_path / "out") == results_of(finished[1])
-
-
-def test_tuning_runs_that_do_not_fit_in_memory_at_once_are_halved_in_their_own_plan(finished, tmp_path, monkeypatch):
-    pack_all_seeds(monkeypatch)
-    real = engine.train_pack
-
-    def train_pack(pack, *rest):
-        if len(pack.runs) > 1 and "optimizer.lr" in pack.runs[0].arm:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(pack, *rest)
-
-    monkeypatch.setattr(engine, "train_pack", train_pack)
-    assert run(finished[0], tmp_path / "out").runs_by_status == {"done": 4}
-    with store.read(tmp_path / "out") as opened, store.read(finished[1]) as whole:
-        assert [len(packed["runs"]) for packed in opened.tuning_part.plan["packs"]] == [1] * 12
-        assert [packed["runs"] for packed in opened.plan["packs"]] == [packed["runs"] for packed in whole.plan["packs"]]
-
-
-def test_values_that_all_diverge_are_told_in_one_line(tmp_path):
-    text = changed("values = [0.3, 0.003, 0.03]", "values = [1e38, 2e38]", TUNED)
-    text = changed('{ name = "adam", lr = 0.01 }', '{ name = "sgd", lr = 0.01 }', text)
-    text = changed('["sigmoid", "relu"]', '["identity"]', changed('norm  = "batch"', 'norm = "none"', text))
-    file = write_study(tmp_path, text.split("[[claims]]")[0])
-    ended = allelse("run", file, "--out", tmp_path / "out", "--device", "cpu")
-    assert ended.code == 2
-    assert ended.err.splitlines()[-1].startswith(
-        "allelse: tuning optimizer.lr for model.activation = identity: every value has a run that diverged; give [tune] other"
-    )
-
-
-def test_a_folder_that_was_tuned_otherwise_is_refused(finished):
-    expected = "results never mix: tune.values 1: 0.3 → 0.1"
-    assert expected in mistake("run", finished[0], "--out", finished[1], "--set", "tune.values=[0.1, 0.003, 0.03]")
-    assert "results never mix" in mistake("run", finished[0], "--out", finished[1], "--set", "tune=false")
-
-
-# ── mistakes ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "expected"),
-    [
-        ('key    = "optimizer.lr"\n', "", "line 23: tune.key: is missing; add it"),
-        (
-            '"optimizer.lr"',
-            '"optimizer.lrr"',
-            "line 24: tune.key: 'optimizer.lrr' is no number of the recipe (arm activation sigmoid); "
-            "did you mean 'optimizer.lr'? allowed: ",
-        ),
-        ('"optimizer.lr"', '"model.norm"', "line 24: tune.key: 'model.norm' is no number of the recipe (arm activation "),
-        (
-            '"optimizer.lr"',
-            '"epochs"',
-            "line 27: tune.epochs: epochs is the number that is tuned; leave epochs out",
-        ),
-        ("[0.3, 0.003, 0.03]", "[0.3]", "line 25: tune.values: [0.3]; has too few entries"),
-        ("[0.3, 0.003, 0.03]", "[0.3, 0.3]", "line 25: tune.values: [0.3, 0.3]; allowed: each value once"),
-        ("[0.3, 0.003, 0.03]", '["a", 1]', "line 25: tune.values.1: 'a'; allowed: a finite number"),
-        ("[0.3, 0.003, 0.03]", "[true, 0.1]", "line 25: tune.values.1: true; allowed: a finite number"),
-        ("[0.3, 0.003, 0.03]", "[inf, 0.1]", "line 25: tune.values.1: inf; allowed: a finite number"),
-        ("[0.3, 0.003, 0.03]", "[-1, 0.1]", "line 25: tune.values: optimizer.lr: -1; allowed: more than 0"),
-        ("seeds  = 2\n", "seeds  = 0\n", "line 26: tune.seeds: 0; allowed: at least 1"),
-        ("epochs = 1\n\n", "epochs = 0\n\n", "line 27: tune.epochs: 0; allowed: at least 1"),
-        (
-            "epochs = 1\n\n",
-            'metric = "accuracy"\n\n',
-            "line 27: tune.metric: 'accuracy' is unknown; allowed: validation_accuracy, validation_loss",
-        ),
-        ("epochs = 1\n\n", 'per = ["norm"]\n\n', "line 27: tune.per: there is no factor 'norm'; "),
-        ("epochs = 1\n\n", "value = 3\n\n", "line 27: tune.value: unknown key; did you mean 'values'? allowed: key, "),
-        (
-            "validation_per_class = 10\n",
-            "",
-            "line 22: tune: there are no images to choose on; set validation_per_class in [recipe], e.g. "
-            "validation_per_class = 50",
-        ),
-        (
-            '"model.activation" = ["sigmoid", "relu"]',
-            '"model.activation" = ["sigmoid", "relu"]\n"optimizer.lr" = [0.1]',
-            "line 25: tune.key: optimizer.lr is set by factors.optimizer.lr; tune another number, or leave it out there",
-        ),
-    ],
-)
-def test_a_mistake_is_one_line_with_place_value_and_remedy(tmp_path, monkeypatch, old, new, expected):
-    monkeypatch.chdir(tmp_path)
-    assert TUNED.count(old) == 1, old
-    text = TUNED.replace(old, new)
-    text = text if '"optimizer.lr" = [0.1]' not in text else text.split("[[claims]]")[0]
-    write_study(tmp_path, text)
-    assert mistake("plan", "study.toml").startswith(f"study.toml, {expected}")
-
-
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        ("optimizer.lr=0.1", "[tune] chooses optimizer.lr, so this would change nothing; add --set tune=false"),
-        ("tune.seeds=0", "tune.seeds: 0; allowed: at least 1"),
-        ("tune.sedes=1", "tune.sedes: unknown key; did you mean 'seeds'? allowed: "),
-        ("tune=3", "allowed: tune=false, so that nothing is tuned, or tune.KEY=value"),
-    ],
-)
-def test_a_mistake_in_set_names_the_change(tmp_path, monkeypatch, change, expected):
-    monkeypatch.chdir(tmp_path)
-    write_study(tmp_path, TUNED)
-    told = mistake("plan", "study.toml", "--set", change)
-    assert told.startswith(f"--set {change}: {expected}")
-
-
-def test_what_is_not_tuned_cannot_be_set_and_quick_is_named(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write_study(tmp_path, PLAIN)
-    told = mistake("plan", "study.toml", "--set", "tune.seeds=1")
-    assert told == "--set tune.seeds=1: the study has no [tune] table to change; write one into the file"
-    write_study(tmp_path, changed("values = [0.01, 0.02]", "values = [0.01]", TUNED))
-    assert mistake("plan", "study.toml", "--quick") == "study.toml: quick: tune.values: [0.01]; has too few entries"

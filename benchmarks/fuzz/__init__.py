@@ -1,2 +1,2 @@
 """Fuzzing: bad input for every parser of allelse. Read ``mutations`` (how input is spoilt), ``trials`` (what counts as a
-fault), ``studies``, ``datasets`` and ``stores`` (the parsers), ``__main__`` (the command)."""
+fault), ``studies``, ``datasets``, ``cifar`` and ``stores`` (the parsers), ``__main__`` (the command)."""

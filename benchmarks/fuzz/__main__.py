@@ -23,7 +23,7 @@ sys.dont_write_bytecode = True
 
 import allelse  # noqa: E402
 
-from . import datasets, stores, studies  # noqa: E402
+from . import cifar, datasets, stores, studies  # noqa: E402
 from .trials import SECONDS, Outcome, Try, run_slice  # noqa: E402
 
 PARSERS: dict[str, tuple[Try, int, str]] = {
@@ -34,8 +34,8 @@ PARSERS: dict[str, tuple[Try, int, str]] = {
     "command line": (studies.command, 400, "whole commands with their options, files and environment"),
     "npz": (datasets.npz, 500, "zip archives and the arrays in them"),
     "image folder": (datasets.images, 200, "files, names, links and sizes"),
-    "CIFAR archive": (datasets.archive, 350, "archives and unpacked folders, binary and Python"),
-    "CIFAR pickle": (datasets.batch, 300, "single batches, and pickles that call something"),
+    "CIFAR archive": (cifar.archive, 350, "archives and unpacked folders, binary and Python"),
+    "CIFAR pickle": (cifar.batch, 300, "single batches, and pickles that call something"),
     "ALLELSE_*": (datasets.variables, 200, "addresses, folders and names of data sets"),
     "data cache": (datasets.kept, 150, "converted data sets"),
     "speeds.json": (datasets.speeds, 150, "remembered speeds"),
@@ -88,7 +88,7 @@ def warm_up() -> None:
         torch.set_num_threads(1)
         write_report(stores.write(Path(folder) / "out"))
         datasets.pictures()
-        datasets.official()
+        cifar.official()
         datasets.bomb()
         studies.warm_up(Path(folder))
         studies.texts()
