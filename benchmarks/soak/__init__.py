@@ -1,0 +1,1 @@
+"""Processes killed at random moments, again and again: see ``__main__``."""
