@@ -2,10 +2,10 @@
 
     python -m benchmarks.soak [--kills 100] [--seed 0] [--kinds local workers ray] [--write]
 
-Half of the kills are of ``allelse run STUDY``, three tenths of ``--workers 2``, two tenths of ``--engine ray``. The same command is
-begun again until it ends by itself; then its folder must be that of a study that nobody disturbed (``checks`` says what may
-differ). The seed decides studies, moments and victims; what is under way at a moment is the machine's affair. Exit code 1
-where something differed; the folders are kept then. Needs Linux.
+Half of the kills are of ``allelse run STUDY``, three tenths of ``--workers 2``, two tenths of ``--engine ray``. The same
+command is begun again until it ends by itself; then its folder must be that of a study that nobody disturbed (``checks`` says
+what may differ). The seed decides studies, moments and victims; what is under way at a moment is the machine's affair. Exit
+code 1 where something differed; the folders are kept then. Needs Linux.
 """
 
 from __future__ import annotations

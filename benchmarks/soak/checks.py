@@ -6,8 +6,8 @@ Every byte of what is stored and written must be the same, but for
 - ``progress.json``, which says when it was written; it must say that all is done;
 - ``allelse.log``, which may hold one warning for each worker that was killed, and nothing else.
 
-The report shows none of these, so it is compared as it is, with its figures. It does show the commit of allelse's repository, so
-a soak wants a checkout that nobody commits to meanwhile.
+The report shows none of these, so it is compared as it is, with its figures. It does show the commit of allelse's own
+repository, so a soak wants a checkout that nobody commits to meanwhile.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import re
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def differences(out: Path, expected: Path, *, lost: int) -> Iterator[str]:
         yield f"files that are in one folder only: {', '.join(extra)}"
     yield from (f"{name} has other bytes" for name in there_files if here_files.get(name, "") != there_files[name])
     for words in EXPORTS:
-        if exported(out, words) != exported(expected, words):
+        if exported(out, words) != expected_export(expected, words):
             yield f"'allelse {' '.join(words)}' gives other bytes"
     if (journal := progress.read(out)) is None or not journal.ended or journal.share < 0.999:
         yield f"progress.json does not say that all is done: {journal}"
@@ -82,6 +83,11 @@ def files(out: Path) -> dict[str, bytes]:
     """Every file by name, with its bytes where they must be the same."""
     paths = {str(path.relative_to(out)): path for path in sorted(out.rglob("*")) if path.is_file()}
     return {name: b"" if name in MAY_DIFFER else path.read_bytes() for name, path in paths.items() if name != "allelse.log"}
+
+
+@cache
+def expected_export(out: Path, words: tuple[str, ...]) -> bytes:
+    return exported(out, words)
 
 
 def exported(out: Path, words: tuple[str, ...]) -> bytes:

@@ -6,7 +6,7 @@ import random
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -102,7 +102,7 @@ class Soak:
             done += _Struck(self, name, rng, kills, done).run()
         self.tally.seconds += time.monotonic() - begun
 
-    def _differ(self, where: str, found) -> bool:
+    def _differ(self, where: str, found: Iterable[str]) -> bool:
         fresh = [f"{self.kind} {where}: {what}" for what in found]
         self.tally.differences += fresh
         for what in fresh:

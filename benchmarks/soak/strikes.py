@@ -28,7 +28,7 @@ class Strike:
     when: str
     """``any`` moment of the command's life; or, in the ``saving``, ``storing`` or ``report`` phase, aimed at"""
     share: float
-    """of that life or phase, 0 to 1"""
+    """of that life or phase that passes first; up to 0.9, as most commands go on with a study and are shorter than the whole"""
     skipped: int
     """moments of that phase that pass first, where there are several"""
 
@@ -42,7 +42,7 @@ CHANCES_OF_WHEN = {"any": 10, "saving": 4, "storing": 4, "report": 1}
 def draw(rng: random.Random, kind: str) -> Strike:
     whom = rng.choices(*zip(*CHANCES_OF_WHOM[kind].items(), strict=True))[0]
     when = rng.choices(*zip(*CHANCES_OF_WHEN.items(), strict=True))[0]
-    strike = Strike(whom, when, rng.random(), rng.randrange(8))
+    strike = Strike(whom, when, 0.9 * rng.random(), rng.randrange(24))
     if whom == "worker" and when in ("storing", "report"):  # no work for a worker
         return Strike(whom, "any", strike.share, strike.skipped)
     return strike
@@ -91,7 +91,7 @@ class Command:
             self.wait(strike.share * seconds)
         else:
             sought = "checkpoints/*.partial" if strike.when == "saving" else "study.sqlite-journal"
-            for _ in range(strike.skipped % (8 if strike.when == "saving" else 3)):
+            for _ in range(strike.skipped if strike.when == "saving" else strike.skipped % 3):
                 self.wait(20 * seconds, lambda: found(self.out, sought), 0.0005)
                 self.wait(20 * seconds, lambda: not found(self.out, sought), 0.0005)
             self.wait(20 * seconds, lambda: found(self.out, sought), 0.0005)
