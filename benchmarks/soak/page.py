@@ -22,13 +22,15 @@ def page(tallies: Mapping[str, Tally], kills: int, seed: int, seconds: float) ->
     done = sum(tally.kills.total() for tally in tallies.values())
     differed = sum(len(tally.differences) for tally in tallies.values())
     kinds = "" if list(tallies) == list(KINDS) else f" --kinds {' '.join(tallies)}"
+    command = f"python -m benchmarks.soak --kills {kills} --seed {seed}{kinds} --write"
     lines = [
         "# Killed, again and again",
         "",
-        f"Written by `python -m benchmarks.soak --kills {kills} --seed {seed}{kinds} --write` on {date.today()}, in {seconds / 60:.0f} minutes",
-        f"({hardware()}; {versions()}).",
-        f"**{done} kills: {f'{differed} differences' if differed else 'no difference'}.** Each is a SIGKILL. The same command was begun again until",
-        "it ended by itself; then its folder was compared with that of the same study that nobody disturbed.",
+        f"Written by `{command}` on {date.today()}, in {seconds / 60:.0f} minutes",
+        f"({hardware()};",
+        f"{versions()}).",
+        f"**{done} kills: {f'{differed} differences' if differed else 'no difference'}.** Each is a SIGKILL. The same command",
+        "was begun again until it ended by itself; then its folder was compared with that of a study that nobody disturbed.",
         "",
         "| command | studies | kills | resumed from a checkpoint | differences | seconds | longest end |",
         "| --- | --: | --: | --: | --: | --: | --: |",
@@ -63,23 +65,24 @@ WHOM = {
 }
 
 NOTES = """\
-Phases are told from what a kill left: *starting* until the folder is held, *planning* until the plan is stored, *saving* where a
-half-written checkpoint was left, *storing* where SQLite's journal was, *report* from the first line of results on. About half of
-the moments are drawn over the length of an undisturbed run; the others are aimed at saving, storing and the report, which are
-short.
+Phases are told from what a kill left: *starting* until the folder is held, *planning* until the plan is stored, *saving* where
+a half-written checkpoint was left, *storing* where SQLite's journal was, *report* from the first line of results on. About half
+of the moments are drawn over the length of an undisturbed command, less for one that goes on; the others are aimed at saving,
+storing and the report, which are short.
 
-Compared: every stored run with its epochs, probes and fingerprints, the definition, the plan and what tuning chose; `report.md`,
-`report.html` and all figures, byte for byte; what `results` and `verdicts` export; which files there are. Not compared: how long
-runs took and when they began. After every kill `allelse status` must give exit code 0, once there is a study in the folder; what
-is finished must be as expected, and stay so; no process may be left. In half of the cases the next command begins while what
-is left of the last one is still ending itself.
+Compared: every stored run with its epochs, probes and fingerprints, the definition, the plan and what tuning chose;
+`report.md`, `report.html` and all figures, byte for byte; what `results` and `verdicts` export; which files there are. The
+three commands must give the same of all that, undisturbed. Not compared: how long runs took and when they began. After every
+kill `allelse status` must give exit code 0, once there is a study in the folder; what is finished must be as expected, and
+stay so; no process may be left. In half of the cases the next command begins while what is left of the last one still ends.
 
 Two studies on digits: Adam, BatchNorm and augmentation in packs of four runs; momentum, averaged weights and tuning, with a
-value that diverges, in packs of six. They save a checkpoint every 0.05 s instead of every 20 s. Their speeds are measured, but
-their plans are made with fixed ones, so that all are the same.
+value that diverges, in packs of six and four. They save a checkpoint every 0.05 s instead of every 20 s. Their speeds are
+measured, but their plans are made with fixed ones, so that all are the same.
 
 A kill is no power cut: what the system had taken over before it is still written. That a commit and a checkpoint are on the
-disk in time is tested in `tests/test_faults.py`. Not covered: several machines, a shared disk, GPUs, a head of Ray that dies.""".splitlines()
+disk in time is tested in `tests/test_faults.py`. Not covered: several machines, a shared disk, GPUs, a head of Ray that dies.
+""".splitlines()
 
 
 def hardware() -> str:

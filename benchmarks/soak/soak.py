@@ -12,7 +12,7 @@ from pathlib import Path
 
 from . import studies
 from .checks import Watch, differences, stored
-from .strikes import Command, allelse, at_work, draw
+from .strikes import PATIENCE, Command, allelse, at_work, draw
 
 KINDS = {"local": (), "workers": ("--workers", "2"), "ray": ("--engine", "ray", "--workers", "2")}
 """options by kind"""
@@ -20,8 +20,6 @@ MOST_STRIKES_ON_WORKERS = 2
 """of one command: a pack that is lost a third time is given up"""
 SECONDS_TO_END = 30.0
 """for what is left of a command that was killed"""
-PATIENCE = 20
-"""A command that takes so many times longer than undisturbed hangs."""
 
 
 @dataclass
@@ -77,7 +75,7 @@ class Soak:
         return Command(words, out, {**caches, "OMP_NUM_THREADS": "1"}, self.base / f"{self.kind}-{self.tally.commands}")
 
     def leave_alone(self, name: str, expected: Path | None = None) -> Path:
-        """Run a study once to its end; it must give what it gave elsewhere."""
+        """Run a study once to its end; it must give what is ``expected``, if anything."""
         out = folder_of(self.base, self.kind, name)
         command = self.begin(name, out)
         command.wait(600, command.is_reporting)
@@ -88,7 +86,8 @@ class Soak:
             command.kill()
             raise RuntimeError(f"{' '.join(command.words)}: {command.said.read_text()}")
         self.undisturbed[name] = Undisturbed(out, seconds, report_seconds, stored(out)["runs"])
-        self._differ(f"undisturbed {name}", differences(out, expected or out, lost=0))
+        if expected is not None:
+            self._differ(f"undisturbed {name}", differences(out, expected, lost=0))
         self._tell(f"{name}, undisturbed: {seconds:.1f} s")
         return out
 
@@ -155,7 +154,8 @@ class _Struck:
         while self.before + self.done < self.kills:
             strike = draw(self.rng, self.soak.kind)
             whom = "all" if strike.whom == "worker" and on_workers == MOST_STRIKES_ON_WORKERS else strike.whom
-            if not command.wait_for(strike, self.alone.seconds, self.alone.report_seconds):
+            goes_on = len(self.commands) > 1
+            if not command.wait_for(strike, self.alone.seconds, self.alone.report_seconds, goes_on=goes_on):
                 return False
             if whom == "worker" and not command.wait(PATIENCE * self.alone.seconds, lambda: bool(command.workers())):
                 return False

@@ -28,13 +28,17 @@ class Strike:
     when: str
     """``any`` moment of the command's life; or, in the ``saving``, ``storing`` or ``report`` phase, aimed at"""
     share: float
-    """of that life or phase that passes first; up to 0.9, as most commands go on with a study and are shorter than the whole"""
+    """of that life or phase that passes first, 0 to 1"""
     skipped: int
     """moments of that phase that pass first, where there are several"""
 
 
 HERE = {"PYTHONPATH": str(Path(ours.__file__).parents[1]), "PYTHONUNBUFFERED": "1"}
 """the same allelse for all"""
+PATIENCE = 20
+"""A command that takes so many times longer than undisturbed hangs."""
+SHARE_OF_WHAT_GOES_ON = 0.6
+"""about how long a command takes that goes on, of an undisturbed one"""
 CHANCES_OF_WHOM = {"local": {"all": 1}, "workers": {"all": 2, "parent": 1, "worker": 1}, "ray": {"all": 3, "worker": 1}}
 CHANCES_OF_WHEN = {"any": 10, "saving": 4, "storing": 4, "report": 1}
 
@@ -42,7 +46,7 @@ CHANCES_OF_WHEN = {"any": 10, "saving": 4, "storing": 4, "report": 1}
 def draw(rng: random.Random, kind: str) -> Strike:
     whom = rng.choices(*zip(*CHANCES_OF_WHOM[kind].items(), strict=True))[0]
     when = rng.choices(*zip(*CHANCES_OF_WHEN.items(), strict=True))[0]
-    strike = Strike(whom, when, 0.9 * rng.random(), rng.randrange(24))
+    strike = Strike(whom, when, rng.random(), rng.randrange(24))
     if whom == "worker" and when in ("storing", "report"):  # no work for a worker
         return Strike(whom, "any", strike.share, strike.skipped)
     return strike
@@ -82,19 +86,26 @@ class Command:
             time.sleep(interval)
         return False
 
-    def wait_for(self, strike: Strike, seconds: float, report_seconds: float) -> bool:
-        """Until the moment of ``strike``, where the whole command takes so many seconds; False where it ended before."""
+    def wait_for(self, strike: Strike, seconds: float, report_seconds: float, *, goes_on: bool) -> bool:
+        """Until the moment of ``strike``; False where it ended before.
+
+        Arguments:
+            seconds: that an undisturbed command takes.
+            report_seconds: the last part of them.
+            goes_on: whether it goes on with a study that was begun before, and so is shorter.
+        """
+        long = PATIENCE * seconds
         if strike.when == "report":
-            self.wait(20 * seconds, self.is_reporting)
+            self.wait(long, self.is_reporting)
             self.wait(strike.share * report_seconds)
         elif strike.when == "any":
-            self.wait(strike.share * seconds)
+            self.wait(strike.share * seconds * (SHARE_OF_WHAT_GOES_ON if goes_on else 1))
         else:
             sought = "checkpoints/*.partial" if strike.when == "saving" else "study.sqlite-journal"
-            for _ in range(strike.skipped if strike.when == "saving" else strike.skipped % 3):
-                self.wait(20 * seconds, lambda: found(self.out, sought), 0.0005)
-                self.wait(20 * seconds, lambda: not found(self.out, sought), 0.0005)
-            self.wait(20 * seconds, lambda: found(self.out, sought), 0.0005)
+            for _ in range(strike.skipped if strike.when == "saving" else strike.skipped % (2 if goes_on else 4)):
+                self.wait(long, lambda: found(self.out, sought), 0.0005)
+                self.wait(long, lambda: not found(self.out, sought), 0.0005)
+            self.wait(long, lambda: found(self.out, sought), 0.0005)
         return self.process.poll() is None
 
     def strike(self, whom: str) -> str:
@@ -164,7 +175,7 @@ def found(folder: Path, pattern: str) -> bool:
     if "*" not in pattern:
         return os.path.exists(folder / pattern)
     try:
-        return any(entry.name.endswith(".partial") for entry in os.scandir(folder / "checkpoints"))
+        return any(name.endswith(".partial") for name in os.listdir(folder / "checkpoints"))
     except OSError:
         return False
 

@@ -94,7 +94,7 @@ TUNED = f"""\
 [study]
 name     = "tuned"
 question = "Is ReLU above tanh, each with a learning rate of its own?"
-seeds    = 6
+seeds    = 4
 
 [recipe]
 dataset              = "digits"
@@ -127,7 +127,7 @@ kind = "higher"
 a    = {{ "model.activation" = "python:{MODULE}:Relu" }}
 b    = {{ "model.activation" = "python:{MODULE}:Tanh" }}
 """
-"""Momentum, averaged weights, tuning with a value that diverges: packs of six runs, first an optimiser each."""
+"""Momentum, averaged weights, tuning with a value that diverges: packs of six runs with an optimiser each, then of four."""
 
 STUDIES = {"plain": PLAIN, "tuned": TUNED}
 
