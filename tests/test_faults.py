@@ -236,6 +236,18 @@ def test_half_written_checkpoints_and_those_of_stored_packs_are_cleaned_up(tmp_p
     assert list(paths[0].parent.iterdir()) == [paths[1]]
 
 
+def test_what_a_killed_worker_left_half_written_goes_with_the_checkpoint_of_its_pack(tmp_path):
+    with store.write(tmp_path / "out", definition()) as opened:
+        [ours, other] = [opened.checkpoint(name) for name in ("0123456789ab", "ba9876543210")]
+        ours.parent.mkdir()
+        halves = [path.with_name(f"{path.name}.{process}.partial") for path in (ours, other) for process in (7, 12)]
+        for path in (ours, other, *halves):
+            path.write_bytes(b"x")
+        opened.forget_checkpoint("0123456789ab")
+        assert set(ours.parent.iterdir()) == {other, *halves[2:]}
+        opened.forget_checkpoint("0123456789ab")  # there is none any more
+
+
 @pytest.mark.usefixtures("one_run_a_pack")
 def test_a_clock_that_jumps_changes_nothing(tmp_path, monkeypatch):
     file, real = write_study(tmp_path, STUDY), time.time

@@ -33,7 +33,7 @@ class Strike:
     """moments of that phase that pass first, where there are several"""
 
 
-HERE = {"PYTHONPATH": str(Path(ours.__file__).parents[1]), "PYTHONUNBUFFERED": "1"}
+HERE = {"PYTHONPATH": str(Path(ours.__file__).parents[1]), "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
 """the same allelse for all"""
 PATIENCE = 20
 """A command that takes so many times longer than undisturbed hangs."""
@@ -65,7 +65,9 @@ class Command:
         """
         self.words, self.out = [str(word) for word in words], out
         self.shown, self.said = said.with_suffix(".out"), said.with_suffix(".err")
-        self.begun, self.begun_at = time.monotonic(), time.time()
+        self.begun = time.monotonic()
+        self.left = halves(out)
+        """half-written checkpoints of those that were killed before"""
         with self.shown.open("wb") as shown, self.said.open("wb") as complained:
             self.process = subprocess.Popen(
                 self.words,
@@ -101,17 +103,17 @@ class Command:
         elif strike.when == "any":
             self.wait(strike.share * seconds * (SHARE_OF_WHAT_GOES_ON if goes_on else 1))
         else:
-            sought = "checkpoints/*.partial" if strike.when == "saving" else "study.sqlite-journal"
+            sought = self.is_saving if strike.when == "saving" else self.is_storing
             for _ in range(strike.skipped if strike.when == "saving" else strike.skipped % (2 if goes_on else 4)):
-                self.wait(long, lambda: found(self.out, sought), 0.0005)
-                self.wait(long, lambda: not found(self.out, sought), 0.0005)
-            self.wait(long, lambda: found(self.out, sought), 0.0005)
+                self.wait(long, sought, 0.0005)
+                self.wait(long, lambda: not sought(), 0.0005)
+            self.wait(long, sought, 0.0005)
         return self.process.poll() is None
 
     def strike(self, whom: str) -> str:
         """Kill; the phase that it was in, as far as what is left tells."""
         if whom == "worker":
-            for worker in self.workers()[-1:]:
+            for worker in (self.saving() or self.workers())[-1:]:
                 _kill(worker)
         elif whom == "parent":
             self.process.kill()
@@ -119,18 +121,26 @@ class Command:
             os.killpg(self.process.pid, signal.SIGKILL)
         if whom != "worker":
             self.process.wait()
-        return self.phase()
+        phase = self.phase()
+        self.left = halves(self.out)
+        return phase
 
     def phase(self) -> str:
         if self.is_reporting():
             return "report"
         if not self.has_folder():
             return "starting"
-        if found(self.out, "study.sqlite-journal"):
+        if self.is_storing():
             return "storing"
-        if found(self.out, "checkpoints/*.partial"):
+        if self.is_saving():
             return "saving a checkpoint"
         return "training" if self.is_planned() else "planning"
+
+    def is_saving(self) -> bool:
+        return bool(halves(self.out) - self.left)
+
+    def is_storing(self) -> bool:
+        return os.path.exists(self.out / "study.sqlite-journal")
 
     def is_reporting(self) -> bool:
         """Whether all is trained: then results are printed, and the report is written."""
@@ -154,8 +164,16 @@ class Command:
             return [one for one in tasks() if words_of(one).startswith("ray::_train")]
         return [one for one in session(self.process.pid) if "spawn_main" in words_of(one)]
 
+    def saving(self) -> list[int]:
+        """Those workers that save a checkpoint now: its name, as long as it is half-written, says who does."""
+        named = [int(name.split(".")[-2]) for name in halves(self.out) - self.left]
+        return [one for one in named if words_of(one).startswith("ray::_train") or "spawn_main" in words_of(one)]
+
     def kill(self) -> None:
-        """End it, where a test is given up."""
+        """End it, where a test is given up; what each process was at is told in what it said."""
+        for process in session(self.process.pid):
+            _kill(process, signal.SIGABRT)
+        self.wait(5)
         for process in {self.process.pid, *at_work(self)}:
             _kill(process)
         self.process.wait()
@@ -165,19 +183,17 @@ class Command:
         self.said.unlink()
 
 
-def _kill(process: int) -> None:
+def _kill(process: int, how: signal.Signals = signal.SIGKILL) -> None:
     with suppress(ProcessLookupError):
-        os.kill(process, signal.SIGKILL)
+        os.kill(process, how)
 
 
-def found(folder: Path, pattern: str) -> bool:
-    """Whether there is such a file; quick, as it is asked thousands of times."""
-    if "*" not in pattern:
-        return os.path.exists(folder / pattern)
+def halves(out: Path) -> set[str]:
+    """Checkpoints that are half-written; quick, as it is asked thousands of times."""
     try:
-        return any(name.endswith(".partial") for name in os.listdir(folder / "checkpoints"))
+        return {name for name in os.listdir(out / "checkpoints") if name.endswith(".partial")}
     except OSError:
-        return False
+        return set()
 
 
 # ── what runs ───────────────────────────────────────────────────────────────────────────────────────────────────────

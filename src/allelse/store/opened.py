@@ -97,9 +97,13 @@ class Store:
         return self.folder / CHECKPOINTS / f"{pack}.safetensors"
 
     def forget_checkpoint(self, pack: str) -> None:
-        """Remove the checkpoint of a pack whose results are stored; one that cannot be removed is never read again."""
+        """Remove the checkpoint of a pack whose results are stored, and what a worker that was killed left half-written; one
+        that cannot be removed is never read again."""
+        checkpoint = self.checkpoint(pack)
         with suppress(OSError):
-            self.checkpoint(pack).unlink(missing_ok=True)
+            checkpoint.unlink(missing_ok=True)
+            for half in checkpoint.parent.glob(f"{checkpoint.name}.*.partial"):
+                half.unlink(missing_ok=True)
 
     def tidy(self) -> None:
         """Remove what a process that was killed left: half-written files, and checkpoints of packs that are stored."""
