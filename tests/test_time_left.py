@@ -153,3 +153,12 @@ def test_a_report_that_tells_of_both_kinds_of_work_leaves_the_rest_right():
     for step in range(1, 10):  # a worker tells ten times, and each time the last it did was training
         left.at("a", 10.0, step / 10, "training", 0.4, float(step))
         assert left.seconds(float(step)) == pytest.approx(10.0 - step)
+
+
+def test_a_first_pack_that_prepares_much_longer_is_no_measure_for_the_rest():
+    machine, now, ends = Machine(packs(40)), 0.0, []
+    for number, (name, seconds, kind) in enumerate(machine.packs):
+        machine.preparing = 0.1 if number else 4.0
+        now = machine.one(now, name, seconds, kind)
+        ends.append(now)
+    assert_right(machine.estimates(ends), within=0.1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from statistics import median
 
 WORK = ("training", "evaluating")
 PRIOR = 0.005
@@ -77,8 +78,8 @@ class TimeLeft:
         self.paces = {doing: Pace() for doing in WORK}
         self.of_kind: dict[str, Pace] = {}
         """of finished packs, real seconds beside those at the pace of all packs then"""
-        self.preparing = Pace()
-        """seconds a pack"""
+        self.preparing: defaultdict[str, float] = defaultdict(float)
+        """seconds, of each pack so far; the first of a process takes longer than all others"""
         self.evaluation = Pace()
         """planned seconds of evaluation beside all, of the packs so far"""
         self.busy = 0.0
@@ -107,7 +108,7 @@ class TimeLeft:
         if doing == "preparing":
             if not one.left and evaluation:
                 self.evaluation.add(seconds * evaluation, seconds)
-            self.preparing.add(passed, 0.0 if one.left else 1.0)
+            self.preparing[pack] += passed
             left = seconds * (1 - share)
             one.left = {"training": left * (1 - evaluation), "evaluating": left * evaluation}
         elif doing in WORK:
@@ -156,7 +157,7 @@ class TimeLeft:
         share = self.evaluation.over(0.0, 0.0)
         planned = sum(seconds * self._off(kind) for kind, seconds in self.ahead.items())
         ahead = planned * ((1 - share) * pace["training"] + share * pace["evaluating"])
-        ahead += (len(self.packs) + len(self.halves)) * self.preparing.over(0.0, 0.0)
+        ahead += (len(self.packs) + len(self.halves)) * median(self.preparing.values() or [0.0])
         passed = self.seen - self.begun
         at_once = self.busy / passed if self.busy and passed else 1.0
         left = max([(sum(running) + ahead) / at_once, *running])
