@@ -10,10 +10,11 @@ import pytest
 from fault_support import Faults, is_running, results, wait_until
 from study_support import PLAIN, Quiet, mistake, write_study
 
-from allelse import launch, store, study
+from allelse import engine, launch, store, study
 from allelse.errors import DeviceError
 from allelse.launch import local
 from allelse.launch.cluster import Cluster as OnRay
+from allelse.launch.crew import Lost, Progressed
 
 os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # read when Ray is imported; a busy machine needs more than 30
 ray = pytest.importorskip("ray")
@@ -137,7 +138,7 @@ def test_no_task_outlives_the_study(after):
 def test_without_any_node_the_command_waits_for_one_and_says_so_once(caplog):
     """No cluster of its own: what Ray would say is made up."""
     crew, rounds = OnRay.__new__(OnRay), iter([1, 0, 0, 0, 1])
-    crew._tasks, crew._could_train = {"stream": None}, True
+    crew._tasks, crew._late, crew._could_train = {"stream": None}, {}, True
     crew._ray = SimpleNamespace(wait=lambda *_, **__: ([], ["stream"]))
     crew._capacity = lambda: capacity
     for capacity in rounds:  # noqa: B007
@@ -151,6 +152,7 @@ def test_without_any_node_the_command_waits_for_one_and_says_so_once(caplog):
 @pytest.mark.parametrize(
     ("address", "expected"),
     [
+        ("ray://head:10001", "ray://head:10001: allelse must run on a node of the cluster"),
         ("banana", "banana: allowed: auto, or HOST:PORT of the cluster's head, as 'ray start' shows it"),
         ("host:port", "host:port: allowed: auto, or HOST:PORT"),
         ("127.0.0.1:99999", "127.0.0.1:99999: allowed: auto, or HOST:PORT"),
@@ -181,3 +183,33 @@ def test_what_ray_cannot_do_is_one_line(cluster, tmp_path):
         launch.run_study(study.load(file), tmp_path / "out", "cuda", Quiet(), machines=there)
     assert not ray.is_initialized()
     assert not (tmp_path / "out").exists()
+
+
+class Slow(Exception):
+    """As Ray's GetTimeoutError."""
+
+
+def test_an_event_that_is_slow_to_come_is_waited_for_and_one_that_is_lost_ends_its_task():
+    """No cluster of its own: what Ray would say is made up."""
+    gone, cancelled, heard = type("RayError", (Exception,), {}), [], []
+    answers = iter([Slow(), Progressed(engine.Progress(0.5, 1, 2)), gone("its node died")])
+
+    def get(_, timeout):
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    names = ("OutOfMemoryError", "RayTaskError")
+    errors = SimpleNamespace(GetTimeoutError=Slow, RayError=gone, **{name: type(name, (Exception,), {}) for name in names})
+    crew, stream = OnRay.__new__(OnRay), iter(["first", "second"])
+    crew._tasks, crew._late, crew._could_train = {stream: SimpleNamespace(pack=SimpleNamespace(id="a"))}, {}, True
+    crew._capacity = lambda: 1
+    crew._ray = SimpleNamespace(
+        wait=lambda streams, **_: (streams, []), get=get, exceptions=errors, cancel=lambda one, force: cancelled.append(one)
+    )
+    for _ in range(3):
+        crew.wait(lambda pack, event: heard.append((pack, type(event))))
+    assert heard == [("a", Progressed), ("a", Lost)]
+    assert cancelled == [stream]
+    assert not crew._tasks

@@ -4,11 +4,11 @@ import json
 
 import pytest
 import torch
-from study_support import PLAIN, TINY, Quiet, changed, run, statuses, write_study
+from study_support import PLAIN, TINY, Quiet, allelse, changed, run, statuses, write_study
 
-from allelse import engine, launch, store, study
+from allelse import engine, launch, own, store, study
 from allelse.engine import provenance
-from allelse.errors import StoreError
+from allelse.errors import StoreError, Terminated
 from allelse.launch import local
 from allelse.plan import GAIN_TO_PACK_MORE
 
@@ -241,3 +241,39 @@ def test_changed_images_under_the_same_name_are_refused(tmp_path):
     images(4)
     with pytest.raises(StoreError, match=r"results never mix: data\.npz:"):
         run(file, tmp_path / "out", [f"dataset=npz:{tmp_path}/images.npz"])
+
+
+class Deaf(Quiet):
+    """Cannot be told of progress, as where stderr is a file on a full disk."""
+
+    def advance(self, seconds: float) -> None:
+        raise OSError(28, "No space left on device")
+
+
+def test_a_watcher_that_fails_is_no_failure_of_a_pack(tmp_path):
+    with pytest.raises(OSError, match="No space left"):
+        launch.run_study(study.load(write_study(tmp_path)), tmp_path / "out", "cpu", Deaf())
+    assert statuses(tmp_path / "out") == ["pending"] * 4
+
+
+def test_a_part_that_ends_python_is_a_failure_and_sigterm_is_none(tmp_path, monkeypatch):
+    def ends(error):
+        def train_pack(*_):
+            raise error
+
+        monkeypatch.setattr(engine, "train_pack", train_pack)
+
+    ends(SystemExit("bad config"))
+    assert allelse("run", write_study(tmp_path), "--out", tmp_path / "out").code == 1
+    with store.read(tmp_path / "out") as opened:
+        assert {run.result.error for run in opened.runs()} == {"SystemExit: bad config"}
+    ends(Terminated())
+    ended = allelse("run", tmp_path / "study.toml", "--out", tmp_path / "out")
+    assert (ended.code, ended.err.splitlines()[-1]) == (143, "allelse: stopped; the same command goes on from here")
+    monkeypatch.setattr("importlib.import_module", ends_while_importing)
+    with pytest.raises(Terminated):
+        own.find("python:slow:Part")
+
+
+def ends_while_importing(_):
+    raise Terminated

@@ -106,7 +106,7 @@ def test_a_changed_part_is_noticed(tmp_path, monkeypatch):
         f"'python:changing:A': {tmp_path.resolve()}/changing.py was changed since it was imported; begin a new Python"
     )
     monkeypatch.delitem(sys.modules, "changing")  # as a new Python
-    own._digest_at_import.clear()
+    own._text_at_import.clear()
     told = mistake("run", "study.toml", "--out", "out")
     assert re.fullmatch(
         r"out: holds results of another study or of this one before a change, and results never mix: own parts.changing: "

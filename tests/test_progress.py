@@ -299,3 +299,11 @@ def test_a_log_of_ever_new_warnings_is_bounded(tmp_path, monkeypatch):
             logging.getLogger("allelse").warning("warning " + "".join(chr(97 + int(digit)) for digit in str(number)))
         assert len(opened.alike) <= 50
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 2 * 20_000
+
+
+def test_unlike_failures_of_one_form_are_all_logged(tmp_path):
+    log, words = logging.getLogger("allelse"), "abcdefghijklmnop"
+    with launch_log.Log(tmp_path):
+        for letter in words:
+            log.log(logging.WARNING, "%s", f"a warning of kind {letter}")
+    assert (tmp_path / launch_log.FILE).read_text().count("a warning of kind") == len(words)

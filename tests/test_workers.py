@@ -1,20 +1,24 @@
 """Worker processes: the same numbers as in one process, and what happens when one dies, or the process that began them."""
 
+import multiprocessing
+import os
 import pickle
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from fault_support import Faults, equal_part, is_running, results, wait_until
 from study_support import PLAIN, Quiet, allelse, changed, mistake, write_study
 
+import allelse as allelse_package
 from allelse import engine, launch, own, store, study
-from allelse.errors import DeviceError
-from allelse.launch import local, machines
-from allelse.launch.crew import Lost, Proof
+from allelse.errors import DataError, DeviceError
+from allelse.launch import local, machines, orchestrator, processes
+from allelse.launch.crew import Lost, Proof, carry_out_elsewhere
 from allelse.launch.processes import Processes
 
 
@@ -107,6 +111,7 @@ def test_on_error_stop_keeps_what_is_finished_and_the_same_command_goes_on(tmp_p
         "the same command tries them again and goes on"
     )
     assert faults.status_from_arm() == {"relu": ["done"] * 2, "Broken": ["failed"] * 2, "sigmoid": ["pending"] * 2}
+    assert "stopped " in allelse("status", faults.out).out
     log = (faults.out / "allelse.log").read_text()
     assert "Traceback" in log
     assert "RuntimeError: it broke" in log
@@ -319,9 +324,9 @@ def test_a_checkpoint_is_kept_only_in_the_very_folder_that_is_meant(tmp_path):
     assert proof.holds()
 
 
-def elsewhere(sent, imports: str) -> list[str]:
+def elsewhere(sent, imports: str, before: str = "") -> list[str]:
     """What a fresh process prints that received ``sent``."""
-    code = f"import pickle\nfrom allelse import own\nown.receive(pickle.loads({pickle.dumps(sent)!r}))\n{imports}"
+    code = f"{before}\nimport pickle\nfrom allelse import own\nown.receive(pickle.loads({pickle.dumps(sent)!r}))\n{imports}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
@@ -348,5 +353,51 @@ def test_own_code_is_found_where_it_stands_or_as_it_was_sent(tmp_path, monkeypat
     value, file = elsewhere(sent, show)
     assert value == "as-sent"
     assert not file.startswith(str(tmp_path))
+    there = f"import sys\nsys.path.append({str(tmp_path)!r})"  # as a child process has its parent's places
+    assert elsewhere(sent, show, there)[0] == "as-sent"
+    assert own.send() == sent, "also what is sent from now on"
     (tmp_path / "sent_beside.py").unlink()  # a node that has no such folder
     assert elsewhere(sent, show)[0] == "as-sent"
+
+
+def test_a_worker_that_is_just_starting_does_not_mind_ctrl_c():
+    worker = processes._start(torch.device("cpu"))
+    os.kill(worker.process.pid, signal.SIGINT)
+    worker.pipe.close()  # its end, once it looks for a task
+    worker.process.join(60)
+    assert worker.process.exitcode == 0
+
+
+def test_a_signal_without_a_name_is_a_loss_like_any_other():
+    ours, _ = multiprocessing.Pipe()
+    died = SimpleNamespace(exitcode=-40, join=lambda _: None)
+    assert (
+        processes._last_words(processes._Worker(died, ours, torch.device("cpu")))
+        == "the worker process was killed by signal 40"
+    )
+
+
+@pytest.mark.parametrize(("device", "asked"), [("cuda", []), ("cuda:1", [torch.device("cuda:1")]), ("cpu", [])])
+def test_a_worker_chooses_a_gpu_only_where_it_sees_several(monkeypatch, device, asked):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    task = SimpleNamespace(
+        version=allelse_package.__version__, threads=1, sources=(), recipe=None, pack=SimpleNamespace(runs=())
+    )
+
+    def dataset_of(_):
+        raise DataError("no further than here")
+
+    event = carry_out_elsewhere(task, dataset_of, torch.device(device), lambda _: None)
+    assert (event.reason, chosen) == ("no further than here", asked)
+
+
+def test_a_pack_that_is_trained_again_shows_life_though_no_progress():
+    """The journal is written when the watcher is told, and must say that someone is at work."""
+    told = []
+    part = orchestrator.Part.__new__(orchestrator.Part)
+    part.told, part.watcher = {}, SimpleNamespace(at=lambda *_: None, advance=told.append)
+    planned = SimpleNamespace(seconds=10.0, pack=SimpleNamespace(id="a"))
+    for share in (0.5, 0.9, 0.0, 0.2, 0.95):
+        part._tell(planned, engine.Progress(share, 0, 0))
+    assert told == pytest.approx([5.0, 4.0, 0.0, 0.0, 0.5])

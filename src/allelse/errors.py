@@ -70,6 +70,13 @@ class MachineError(AllelseError):
     """The workers or the cluster that were asked for are not there."""
 
 
+class Terminated(SystemExit):
+    """SIGTERM, with which clusters announce that they take a machine back; passes through whatever is under way."""
+
+    def __init__(self) -> None:
+        super().__init__(143)
+
+
 def did_you_mean(given: object, allowed: list[str] | tuple[str, ...]) -> str:
     """The close of a message about an unknown name: the nearest allowed one, then all of them."""
     from difflib import get_close_matches

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from allelse.errors import PartError, did_you_mean
+from allelse.errors import PartError, Terminated, did_you_mean
 
 OURS = Path(__file__).parent
 
 _folders: list[Path] = []
 _received: dict[str, Path] = {}
-_digest_at_import: dict[Path, str] = {}
+_text_at_import: dict[Path, bytes | None] = {}
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,9 @@ def source(reference: str) -> Source:
     if isinstance(defined_in, str):
         module = sys.modules.get(defined_in, module)
     file = Path(getattr(module, "__file__", None) or "")
-    now = hashlib.sha256(file.read_bytes()).hexdigest()[:12] if file.is_file() else "built in"
-    if _digest_at_import.setdefault(file, now) != now:
+    if _as_imported(file) != (now := _text(file)):
         raise PartError(f"{reference!r}: {file} was changed since it was imported; begin a new Python")
-    return Source(module.__name__, file, now)
+    return Source(module.__name__, file, hashlib.sha256(now).hexdigest()[:12] if now is not None else "built in")
 
 
 def send() -> list[Sources]:
@@ -96,9 +95,17 @@ def send() -> list[Sources]:
     for folder in _folders:
         # A study may stand beside its virtual environment, whose packages are none of the user's parts.
         beside = [file for file in files if file.is_relative_to(folder) and "site-packages" not in file.parts]
-        texts = {file.relative_to(folder): file.read_bytes() for file in sorted(beside) if _is_their_source(file)}
+        found = {file.relative_to(folder): _as_imported(file) for file in sorted(beside) if _is_their_source(file)}
+        texts = {name: text for name, text in found.items() if text is not None}
         sent += [Sources(texts, folder)] * bool(texts)
     return sent
+
+
+def _as_imported(file: Path) -> bytes | None:
+    """What stood in a module's file at the first look, which is right after it was imported; None where it has none."""
+    if file not in _text_at_import:
+        _text_at_import[file] = _text(file)
+    return _text_at_import[file]
 
 
 def _is_their_source(file: Path) -> bool:
@@ -112,12 +119,18 @@ def receive(sent: Sequence[Sources]) -> None:
         if key not in _received:
             folder = sources.folder
             if any(_text(folder / name) != text for name, text in sources.text_from_file.items()):
+                _forget(folder)  # a child process begins with its parent's places
                 folder = Path(tempfile.mkdtemp(prefix="allelse-"))
                 for name, text in sources.text_from_file.items():
                     (folder / name).parent.mkdir(parents=True, exist_ok=True)
                     (folder / name).write_bytes(text)
             _received[key] = folder
         search(_received[key])
+
+
+def _forget(folder: Path) -> None:
+    _folders[:] = [place for place in _folders if place != folder]
+    sys.path[:] = [place for place in sys.path if Path(place) != folder]
 
 
 def _text(file: Path) -> bytes | None:
@@ -138,6 +151,8 @@ def _imported(reference: str, module_name: str) -> Any:
                 "put it beside the study file, or install it"
             ) from None
         raise _failed(reference, module_name, error) from None
+    except Terminated:
+        raise
     except (Exception, SystemExit) as error:
         raise _failed(reference, module_name, error) from None
     top = module_name.partition(".")[0]

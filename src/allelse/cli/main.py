@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from allelse.errors import AllelseError, StoreError, did_you_mean
+from allelse.errors import AllelseError, StoreError, Terminated, did_you_mean
 
 app = typer.Typer(
     help="Does swapping this part of a neural network matter, all else equal?",
@@ -61,7 +61,7 @@ def main() -> None:
         _fail(str(error))
     except KeyboardInterrupt:
         code = STOPPED
-    except SystemExit as ended:
+    except Terminated as ended:
         code = ended.code
     except BrokenPipeError:  # the reader of our output left, as `| head` does
         sys.stderr.close()

@@ -31,7 +31,7 @@ from allelse.recipe import Recipe
 from allelse.records import Pack, Way
 
 SECONDS_TO_WAIT = 1.0
-SECONDS_TO_FETCH = 60.0
+SECONDS_TO_FETCH = 5.0
 SECONDS_TO_ANSWER = 5.0
 SECONDS_BETWEEN_COUNTS = 5.0
 
@@ -74,6 +74,8 @@ class Cluster:
             self._connect(address)
         self._tasks: dict[Any, Task] = {}
         """by the stream of their events"""
+        self._late: dict[Any, Any] = {}
+        """references to events that are on their way, by stream"""
         self._datasets: dict[str, Any] = {}
         self._counted = float("-inf")
         self._workers = workers
@@ -96,15 +98,14 @@ class Cluster:
             raise
 
     def _connect(self, address: str | None) -> None:
-        if address and address.startswith("ray://"):
+        name, at = ("--address", address) if address not in (None, "auto") else ("RAY_ADDRESS", os.environ.get("RAY_ADDRESS"))
+        if at and at.startswith("ray://"):
             raise MachineError(
-                f"--address {address}: allelse must run on a node of the cluster; start it there, for example with "
+                f"{name} {at}: allelse must run on a node of the cluster; start it there, for example with "
                 f"'ray job submit -- allelse run …', with --address auto"
             )
-        if address:
-            _check_that_something_answers("--address", address)
-        elif found := os.environ.get("RAY_ADDRESS"):
-            _check_that_something_answers("RAY_ADDRESS", found)
+        if at:
+            _check_that_something_answers(name, at)
         try:
             with _quiet():
                 self._ray.init(
@@ -156,27 +157,41 @@ class Cluster:
 
     def wait(self, hear: Hear) -> None:
         ready, _ = self._ray.wait(list(self._tasks), num_returns=1, timeout=SECONDS_TO_WAIT)
+        if ready:  # and whoever else has something to tell: each is heard once a turn
+            ready, _ = self._ray.wait(list(self._tasks), num_returns=len(self._tasks), timeout=0)
         if not ready and self._could_train and not self._capacity():
             log.warning("no node of the cluster can train any more; waiting for one to join")
         self._could_train = self._capacity() > 0
-        for stream in ready:
+        for stream in dict.fromkeys([*ready, *self._late]):
             task = self._tasks[stream]
             event = self._next(stream, task)
+            if event is None:
+                continue
+            if isinstance(event, Lost):  # to us; it must not go on beside whoever tries it again
+                self._ray.cancel(stream, force=True)
             if isinstance(event, (Finished, Failed, NoMemory, Lost)):
                 del self._tasks[stream]
             hear(task.pack.id, event)
 
     def close(self) -> None:
-        for stream in self._tasks:
-            self._ray.cancel(stream, force=True)
-        self._tasks = {}
-        if self._ours:
-            self._ray.shutdown()
+        try:
+            for stream in self._tasks:
+                self._ray.cancel(stream, force=True)
+        finally:
+            self._tasks = {}
+            if self._ours:
+                self._ray.shutdown()
 
-    def _next(self, stream: Any, task: Task) -> Event:
+    def _next(self, stream: Any, task: Task) -> Event | None:
+        """The next event of a pack; None when it is still on its way."""
         errors = self._ray.exceptions
         try:
-            event: Event = self._ray.get(next(stream), timeout=SECONDS_TO_FETCH)
+            reference = self._late.pop(stream, None) or next(stream)
+            try:
+                event: Event = self._ray.get(reference, timeout=SECONDS_TO_FETCH)
+            except errors.GetTimeoutError:
+                self._late[stream] = reference
+                return None
             return event
         except StopIteration:
             return Lost("its Ray task ended without a result")

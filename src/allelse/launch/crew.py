@@ -22,7 +22,7 @@ import torch
 import allelse
 from allelse import engine, own
 from allelse.data import Dataset
-from allelse.errors import AllelseError, DataError, MachineError
+from allelse.errors import AllelseError, DataError, MachineError, Terminated
 from allelse.launch.log import LOGGERS
 from allelse.recipe import Recipe
 from allelse.records import Pack, RunResult, Way
@@ -165,11 +165,13 @@ def carry_out(
             raise DataError(f"data set {dataset.name!r} was changed since the study was begun; take the change back")
         advance = lambda progress: tell(Progressed(progress))  # noqa: E731
         return Finished(engine.train_pack(task.pack, dataset, device, checkpoint, advance))
-    except Exception as error:
+    except Terminated:
+        raise
+    except (Exception, SystemExit) as error:  # a part of the user's own may call sys.exit
         return what_failed(task, error)
 
 
-def what_failed(task: Task, error: Exception) -> Failed | NoMemory:
+def what_failed(task: Task, error: BaseException) -> Failed | NoMemory:
     """The last event of a pack that raised ``error``."""
     if len(task.pack.runs) > 1 and _is_out_of_memory(error):
         return NoMemory()
@@ -177,7 +179,7 @@ def what_failed(task: Task, error: Exception) -> Failed | NoMemory:
     return Failed(said, str(error) if isinstance(error, AllelseError) else said, traceback.format_exc())
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
@@ -192,11 +194,11 @@ def carry_out_elsewhere(
                     f"allelse is {allelse.__version__} here and {task.version} where the study runs; install one"
                 )
             torch.set_num_threads(task.threads)
-            if device.type == "cuda":
+            if device.index is not None:  # without one it is the only one that this process sees
                 torch.cuda.set_device(device)
             own.receive(task.sources)
             dataset = dataset_of(task.recipe)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return what_failed(task, error)
         checkpoint = task.checkpoint if task.proof.holds() else None
         return carry_out(task, dataset, device, checkpoint, _now_and_then(tell))

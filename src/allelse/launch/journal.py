@@ -32,6 +32,8 @@ class Journalled:
         self.opened = opened
         self.watcher = watcher
         self.options = tuple(options)
+        self.is_stopped = False
+        """whether the study was to stop at a failure"""
         self.part = "comparison"
         self.total = self.done = 0.0
         self.time_left = progress.TimeLeft({}, time.monotonic())
@@ -43,7 +45,7 @@ class Journalled:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self.total or kind is None:
-            self._write(ended=kind is None)
+            self._write(ended=kind is None and not self.is_stopped)
 
     def say(self, text: str) -> None:
         if text.startswith("warning: "):

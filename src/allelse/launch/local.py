@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 
 from allelse import data, engine
-from allelse.launch.crew import Hear, Task, carry_out
+from allelse.launch.crew import Event, Hear, Task, carry_out
 from allelse.launch.measured import Speeds
 from allelse.recipe import Recipe
 from allelse.records import Pack, Way
@@ -67,10 +67,28 @@ class Local:
         task, self._task = self._task, None
         assert task is not None, "one task at a time"
         pack = task.pack.id
-        hear(pack, carry_out(task, dataset_of(task.recipe), self.device, task.checkpoint, lambda event: hear(pack, event)))
+
+        def tell(event: Event) -> None:
+            try:
+                hear(pack, event)
+            except Exception as error:
+                raise _NotHeard(error) from error
+
+        try:
+            last = carry_out(task, dataset_of(task.recipe), self.device, task.checkpoint, tell)
+        except _NotHeard as not_heard:
+            raise not_heard.error from None
+        hear(pack, last)
 
     def close(self) -> None:
         _set_threads(self._threads_before)
+
+
+class _NotHeard(BaseException):
+    """Whoever listens to a training failed, and not the training: this passes through it."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
 
 
 def _set_threads(threads: int) -> None:

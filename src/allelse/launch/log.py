@@ -50,7 +50,7 @@ class Log(RotatingFileHandler):
     def filter(self, record: logging.LogRecord) -> bool:
         """Let a message pass the first times, where numbers and names of packs make no difference."""
         error = record.exc_info[1] if record.exc_info else ""
-        kind = re.sub(r"[0-9a-f]{12}|\d+", "#", f"{record.name} {record.msg} {type(error).__name__} {error}"[:500])
+        kind = re.sub(r"[0-9a-f]{12}|\d+", "#", f"{record.name} {record.getMessage()} {type(error).__name__} {error}"[:500])
         if len(self.alike) >= MOST_KINDS and kind not in self.alike:
             self.tell_repeats()
         self.alike[kind] += 1

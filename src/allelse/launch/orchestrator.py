@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import secrets
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from allelse import engine, own, store
-from allelse.errors import StoreError
+from allelse.errors import StoreError, Terminated
 from allelse.launch.crew import Crew, Event, Failed, Finished, Logged, Lost, NoMemory, Progressed, Proof, Task
 from allelse.launch.journal import Journalled, arm_of
 from allelse.launch.local import dataset_of
@@ -33,9 +32,6 @@ from allelse.recipe import Recipe
 from allelse.records import RunResult
 from allelse.study import Study, tuned, tuning_study
 from allelse.tuning import Tuning, blinded, choose
-
-TERMINATED = 143
-"""the exit code after SIGTERM, with which clusters announce that they take a machine back"""
 
 log = logging.getLogger("allelse")
 
@@ -100,7 +96,7 @@ def run_study(
         inputs: dict[str, object] = {"data": {name: dataset.fingerprint for name, dataset in loaded.items()}}
         if parts := check_parts(study, dataset_of):
             inputs["own parts"] = {part.source.module: part.source.digest for part in parts}
-        # The crew ends before the folder is free for another writer: no checkpoint appears in it any more.
+        # The crew ends before the folder is free for another writer.
         with (
             store.write(folder, {**study.definition(), **inputs}) as opened,
             closing(hired),
@@ -210,6 +206,7 @@ class Part:
         elif isinstance(event, Logged):
             self.log.pack = pack
             log.log(event.level, "%s", event.text)
+            self.log.pack = ""
         else:
             del self.running[pack]
             self.log.pack = ""
@@ -222,7 +219,7 @@ class Part:
             case NoMemory():
                 self._halve(planned)
             case Failed(said, reason, trace):
-                log.error("pack %s failed\n%s", planned.pack.id, trace)
+                log.error("pack %s failed: %s\n%s", planned.pack.id, said, trace)
                 self._give_up(planned, said, reason)
             case Lost(reason):
                 self._try_again(planned, reason)
@@ -256,15 +253,14 @@ class Part:
         self.opened.record([RunResult(run=run.id, status="failed", error=reason) for run in planned.pack.runs])
         self.watcher.say(f"failed: {arm_of(planned)}: {said}")
         self._tell(planned, engine.Progress(1.0, 0, 0, "failed"))
-        self.is_over = self.machines.on_error == "stop"
+        self.is_over = self.watcher.is_stopped = self.machines.on_error == "stop"
 
     def _tell(self, planned: PlannedPack, progress: engine.Progress) -> None:
         """Progress of one pack in the plan's own seconds, so that slow arms count for what they take."""
         self.watcher.at(planned, progress)
-        now, before = planned.seconds * progress.share, self.told.get(planned.pack.id, 0.0)
-        if now > before:
-            self.told[planned.pack.id] = now
-            self.watcher.advance(now - before)
+        before = self.told.get(planned.pack.id, 0.0)
+        self.told[planned.pack.id] = now = max(before, planned.seconds * progress.share)
+        self.watcher.advance(now - before)
 
 
 def _words_of(computing: Mapping[str, bool]) -> str:
@@ -311,7 +307,7 @@ def _terminable() -> Iterator[None]:
 
     def end(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not disturb the end
-        sys.exit(TERMINATED)
+        raise Terminated
 
     if threading.current_thread() is not threading.main_thread():
         yield

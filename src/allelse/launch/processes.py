@@ -96,7 +96,7 @@ def _start(device: torch.device) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, str(device), os.getcwd()), name="allelse worker", daemon=True)
-    with _without_main():
+    with _without_main(), _without_interrupts():
         process.start()
     theirs.close()  # so that its end is the end of the pipe
     return _Worker(process, ours, device)
@@ -106,7 +106,7 @@ def _last_words(worker: _Worker) -> str:
     _ended(worker)
     code = worker.process.exitcode
     if code is not None and code < 0:
-        name = signal.Signals(-code).name
+        name = signal.Signals(-code).name if -code in {*signal.Signals} else f"signal {-code}"
         hint = ", as the system does when memory is short" if -code == getattr(signal, "SIGKILL", 9) else ""
         return f"the worker process was killed by {name}{hint}"
     return f"the worker process ended with exit code {code}"
@@ -129,6 +129,19 @@ def _without_main() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Ctrl-C reaches every process of the terminal; a worker inherits this mask until it ignores it by itself."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _serve(pipe: Connection, device_name: str, folder: str) -> None:
