@@ -113,8 +113,8 @@ def arm_rows(measured: Measured) -> Iterator[list[str]]:
         theirs = [each["accuracy"] for each in measured.definition["references"] if matches(each["arm"], row)]
         missing = [f"{row[what]} {what}" for what in ("diverged", "failed", "pending") if row[what]]
         yield [
-            *(str(row[factor]) for factor in measured.factors),
-            ", ".join(f"{figure:.1f}" for figure in theirs) or "–",
+            *(str(row[factor]) if pd.notna(row[factor]) else "–" for factor in measured.factors),
+            *([", ".join(f"{figure:.1f}" for figure in theirs) or "–"] if measured.definition["references"] else []),
             f"**{row['mean']:.1f}**" if row["n"] else "–",
             f"{row['low']:.1f} … {row['high']:.1f}" if row["n"] > 1 else "–",
             f"{recalibrated[place]:.1f}" if row["n"] else "–",
@@ -125,7 +125,7 @@ def arm_rows(measured: Measured) -> Iterator[list[str]]:
 def section(name: str, language: str) -> Iterator[str]:
     """A study's part of a README."""
     words, measured = WORDS[language], Measured.of(name)
-    yield f"#### {words['titles'][name]}"
+    yield f"#### {words['titles'][name] if name in STUDIES or not measured else measured.definition['question']}"
     yield ""
     if measured is None:
         yield words["nothing"]
@@ -134,9 +134,10 @@ def section(name: str, language: str) -> Iterator[str]:
     yield provenance(measured, language)
     yield ""
     headings = [words["factors"].get(factor, factor) for factor in measured.factors]
-    columns = [*headings, words["brief"], words["ours"], words["interval"], words["recalibrated"], "n"]
-    yield "| " + " | ".join(columns) + " |"
-    yield "|" + "|".join(["---"] * len(headings) + ["--:"] * 5) + "|"
+    figures = [words["brief"]] * bool(measured.definition["references"])
+    figures += [words["ours"], words["interval"], words["recalibrated"], "n"]
+    yield "| " + " | ".join([*headings, *figures]) + " |"
+    yield "|" + "|".join(["---"] * len(headings) + ["--:"] * len(figures)) + "|"
     for row in arm_rows(measured):
         yield "| " + " | ".join(row) + " |"
     yield ""
@@ -203,6 +204,18 @@ def second_runs() -> Iterator[str]:
             yield ""
 
 
+def follow_ups() -> Iterator[str]:
+    """Each measured example."""
+    for kept in sorted(RESULTS.glob("*-scaled")):
+        if (name := kept.name.removesuffix("-scaled")) not in STUDIES:
+            for line in section(name, "en"):
+                yield line.replace("](results/", "](")
+
+
+SECTIONS = {"second-runs": second_runs, "follow-ups": follow_ups}
+"""of the page of ``results/``"""
+
+
 def with_tables(text: str, language: str) -> str:
     """A README with its tables made anew."""
     between = re.compile(f"({re.escape(MARKS[0])}\n).*?({re.escape(MARKS[1])})", re.DOTALL)
@@ -212,10 +225,10 @@ def with_tables(text: str, language: str) -> str:
 
 def with_page_tables(text: str) -> str:
     """The page of ``results/`` with its tables made anew: of recipes, and of second runs."""
-    for name in (*RECIPES, "second-runs"):
+    for name in (*RECIPES, *SECTIONS):
         begin, end = f"<!-- {name}: made by benchmarks/publish.py -->\n", f"<!-- /{name} -->"
         before, _, rest = text.partition(begin)
-        lines = recipe_table(name) if name in RECIPES else second_runs()
+        lines = recipe_table(name) if name in RECIPES else SECTIONS[name]()
         table = "\n".join(["", *lines, "", ""])
         text = before + begin + table + end + rest.partition(end)[2]
     return text
