@@ -3,10 +3,10 @@
     python -m benchmarks.gpu [--device cuda] [--out FOLDER] [--seconds 520] [--only STAGE]
 
 Stages, in this order: ``ways`` (is each way exact, how large is its rounding, how fast is it), ``speed`` (allelse beside
-everyone else), the recipes among which validation chooses, then the four founding studies as they are in their files, with all
-their seeds. Bring CIFAR-10 and CIFAR-100 before (``allelse data import``). FOLDER holds everything: figures, pages, and the
-results of each study; give the same one again, or a copy of it on another machine of the same kind. What is finished is
-published with ``python -m benchmarks.publish FOLDER/STUDY …``.
+everyone else), ``soak`` (killed and gone on: the same bytes?), the recipes among which validation chooses, then the four
+founding studies as they are in their files, with all their seeds. Bring CIFAR-10 and CIFAR-100 before (``allelse data
+import``). FOLDER holds everything: figures, pages, and the results of each study; give the same one again, or a copy of it on
+another machine of the same kind. What is finished is published with ``python -m benchmarks.publish FOLDER/STUDY …``.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 RECIPES = ("recipe-cifar10", "recipe-cifar100")
 STUDIES = ("conv-activation-norm-position", "sigmoid-vs-relu", "batchnorm-vs-groupnorm", "batchnorm-vs-groupnorm-many-epochs")
-STAGES = ("ways", "speed", *RECIPES, *STUDIES)
-SHARE = {"ways": 0.45, "speed": 0.9}
+STAGES = ("ways", "speed", "soak", *RECIPES, *STUDIES)
+SHARE = {"ways": 0.45, "speed": 0.9, "soak": 0.5}
 """how much of what is left a stage may take, so that a call shows something of every stage; a study takes all it needs"""
 
 
@@ -33,6 +33,9 @@ def command(stage: str, device: str, out: Path, seconds: float) -> list[str]:
     if stage in RECIPES:
         file = HERE.parent / "results" / "recipes" / f"{stage.removeprefix('recipe-')}.toml"
         return [sys.executable, "-m", "allelse", "run", str(file), "--device", device, "--out", str(out / stage)]
+    if stage == "soak":  # killed and gone on, in one process and in worker processes; writes soak-cuda.md
+        kinds = ["--kinds", "local", "workers"]
+        return [sys.executable, "-m", "benchmarks.soak", "--device", device, "--kills", "10", *kinds, "--write"]
     return [sys.executable, "-m", f"benchmarks.{stage}", "--device", device, "--out", str(out), "--seconds", f"{seconds:.0f}"]
 
 

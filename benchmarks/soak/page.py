@@ -18,16 +18,17 @@ from .soak import KINDS, Tally
 from .strikes import PHASES
 
 
-def page(tallies: Mapping[str, Tally], kills: int, seed: int, seconds: float) -> str:
+def page(tallies: Mapping[str, Tally], kills: int, seed: int, seconds: float, device: str) -> str:
     done = sum(tally.kills.total() for tally in tallies.values())
     differed = sum(len(tally.differences) for tally in tallies.values())
     kinds = "" if list(tallies) == list(KINDS) else f" --kinds {' '.join(tallies)}"
-    command = f"python -m benchmarks.soak --kills {kills} --seed {seed}{kinds} --write"
+    on = f" --device {device}" if device != "cpu" else ""
+    command = f"python -m benchmarks.soak --kills {kills} --seed {seed}{kinds}{on} --write"
     lines = [
         "# Killed, again and again",
         "",
         f"Written by `{command}` on {date.today()}, in {seconds / 60:.0f} minutes",
-        f"({hardware()};",
+        f"({hardware(device)};",
         f"{versions()}).",
         f"**{done} kills: {f'{differed} differences' if differed else 'no difference'}.** Each is a SIGKILL. The same command",
         "was begun again until it ended by itself; then its folder was compared with that of a study that nobody disturbed.",
@@ -85,11 +86,12 @@ disk in time is tested in `tests/test_faults.py`. Not covered: several machines,
 """.splitlines()
 
 
-def hardware() -> str:
+def hardware(device: str) -> str:
     names = [line.partition(":")[2].strip() for line in _read("/proc/cpuinfo") if line.startswith("model name")]
     memory = [int(line.split()[1]) for line in _read("/proc/meminfo") if line.startswith("MemTotal")]
     ram = f", {memory[0] / 2**20:.0f} GiB of RAM" if memory else ""
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores{ram}, one thread a process"
+    gpu = f"{torch.cuda.get_device_name()}, " if device == "cuda" else ""
+    return f"{gpu}{names[0] if names else platform.machine()}, {os.cpu_count()} cores{ram}, one thread a process"
 
 
 def versions() -> str:

@@ -55,21 +55,24 @@ def folder_of(base: Path, kind: str, name: str) -> Path:
 class Soak:
     """Strikes studies with one kind of command, one study after the other."""
 
-    def __init__(self, base: Path, kind: str, files: Mapping[str, Path], options: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, base: Path, kind: str, files: Mapping[str, Path], options: tuple[str, ...] = (), device: str = "cpu"
+    ) -> None:
         """
         Arguments:
             base: a folder for all of it.
             files: the studies, which stand in it.
             options: of the command, beside those of its kind.
+            device: where to train.
         """
-        self.base, self.kind, self.files, self.options = base, kind, dict(files), (*KINDS[kind], *options)
+        self.base, self.kind, self.files, self.options = base, kind, dict(files), (*KINDS[kind], "--device", device, *options)
         self.tally = Tally()
         self.undisturbed: dict[str, Undisturbed] = {}
 
     def begin(self, name: str, out: Path) -> Command:
         self.tally.commands += 1
         out.parent.mkdir(exist_ok=True)
-        words = allelse("run", self.files[name], "--out", out.name, "--device", "cpu", *self.options)
+        words = allelse("run", self.files[name], "--out", out.name, *self.options)
         # Speeds are measured anew for each study; matplotlib's list of fonts is made once.
         caches = {"XDG_CACHE_HOME": str(out.parent / "cache"), "MPLCONFIGDIR": str(self.base / "matplotlib")}
         return Command(words, out, {**caches, "OMP_NUM_THREADS": "1"}, self.base / f"{self.kind}-{self.tally.commands}")
