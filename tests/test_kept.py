@@ -65,6 +65,15 @@ def test_run_goes_on_in_a_store_of_an_older_version_and_keeps_what_is_finished(n
     connection.close()
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_store_of_an_older_version_is_merged_with_all_that_it_holds(name, folder_of, tmp_path):
+    folder = folder_of(name)
+    assert allelse("merge", tmp_path / "united", folder).code == 0
+    with store.read(folder) as opened, store.read(tmp_path / "united") as united:
+        assert united.runs() == opened.runs()
+    assert allelse("report", tmp_path / "united").code == 0
+
+
 def test_a_finished_tuned_store_of_an_older_version_is_whole(folder_of):
     folder = folder_of("1-tuned")
     before = json.loads(allelse("results", folder, "--runs", "--format", "json").raw)

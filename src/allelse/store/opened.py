@@ -173,6 +173,8 @@ class Store:
             ).fetchall()
         if any(row[1] != place for place, row in enumerate(rows)) or len({row[0] for row in rows}) < len(rows):
             raise forms.damaged(self._where(self._runs), "a run is not there, or is there twice")
+        if whole and not self._sealed:  # format 1, where they stood in the result
+            rows = [(*row[:5], *parted(row[5]), *row[7:]) if isinstance(row[5], str) else row for row in rows]
         if whole and self._sealed and any(row[5] is not None and row[6] is None for row in rows):
             raise forms.damaged(self._where("details"), "epochs and probes of a run are not there")
         return rows
