@@ -248,7 +248,7 @@ def test_a_folder_without_references_or_without_a_study_is_one_line(tmp_path):
     out = write_store(tmp_path / "out")
     assert mistake("compare", out).startswith(f"{out}: its study names no published figures; add [[references]] with ")
     assert mistake("compare", tmp_path).startswith(f"{tmp_path}: no study was run there")
-    assert "'xml'" in mistake("compare", out, "--format", "xml")
+    assert mistake("compare", out, "--format", "xml") == "--format xml: allowed: table, csv, json"
 
 
 def test_a_study_of_which_nothing_is_planned_or_finished_is_no_failure(tmp_path):
