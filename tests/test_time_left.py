@@ -155,8 +155,9 @@ def test_a_report_that_tells_of_both_kinds_of_work_leaves_the_rest_right():
         assert left.seconds(float(step)) == pytest.approx(10.0 - step)
 
 
-def test_a_first_pack_that_prepares_much_longer_is_no_measure_for_the_rest():
-    machine, now, ends = Machine(packs(40)), 0.0, []
+@pytest.mark.parametrize(("count", "seconds"), [(40, 3.0), (10, 10.0)])
+def test_a_first_pack_that_prepares_much_longer_is_no_measure_for_the_rest(count, seconds):
+    machine, now, ends = Machine(packs(count, lambda _: seconds)), 0.0, []
     for number, (name, seconds, kind) in enumerate(machine.packs):
         machine.preparing = 0.1 if number else 4.0
         now = machine.one(now, name, seconds, kind)

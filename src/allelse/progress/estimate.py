@@ -79,7 +79,7 @@ class TimeLeft:
         self.of_kind: dict[str, Pace] = {}
         """of finished packs, real seconds beside those at the pace of all packs then"""
         self.preparing: defaultdict[str, float] = defaultdict(float)
-        """seconds, of each pack so far; the first of a process takes longer than all others"""
+        """seconds, of each pack so far; the first of a process takes longer than all others, and is no measure for them"""
         self.evaluation = Pace()
         """planned seconds of evaluation beside all, of the packs so far"""
         self.busy = 0.0
@@ -157,7 +157,7 @@ class TimeLeft:
         share = self.evaluation.over(0.0, 0.0)
         planned = sum(seconds * self._off(kind) for kind, seconds in self.ahead.items())
         ahead = planned * ((1 - share) * pace["training"] + share * pace["evaluating"])
-        ahead += (len(self.packs) + len(self.halves)) * median(self.preparing.values() or [0.0])
+        ahead += (len(self.packs) + len(self.halves)) * median([*self.preparing.values()][1:] or [0.0])
         passed = self.seen - self.begun
         at_once = self.busy / passed if self.busy and passed else 1.0
         left = max([(sum(running) + ahead) / at_once, *running])
