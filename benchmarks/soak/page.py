@@ -66,7 +66,7 @@ WHOM = {
 }
 
 NOTES = """\
-Phases are told from what a kill left: *starting* until the folder is held, *planning* until the plan is stored, *saving* where
+Phases are told from what a kill left: *starting* until the folder is held, *planning* until the packs are told, *saving* where
 a half-written checkpoint was left, *storing* where SQLite's journal was, *report* from the first line of results on. About half
 of the moments are drawn over the length of an undisturbed command, less for one that goes on; the others are aimed at saving,
 storing and the report, which are short.
