@@ -26,6 +26,8 @@ def soaked(tmp_path_factory):
     """The soak of a tiny study with two kills, one while a checkpoint is saved and one while results are stored."""
     base = tmp_path_factory.mktemp("soak")
     soak = Soak(base, "local", studies.write(base, {"tiny": TINY}, -1.0))
+    with (base / f"{studies.MODULE}.py").open("a") as part:
+        part.write("from allelse.report import figures\n\nfigures.FIGURES.clear()  # they take longer than all the rest\n")
     soak.leave_alone("tiny")
     strikes = iter([Strike("all", "saving", 0.0, 9), Strike("all", "storing", 0.0, 0)])
     with pytest.MonkeyPatch.context() as patch:
