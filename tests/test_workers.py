@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -15,10 +14,10 @@ from fault_support import Faults, equal_part, is_running, results, wait_until
 from study_support import PLAIN, Quiet, allelse, changed, mistake, write_study
 
 import allelse as allelse_package
-from allelse import engine, launch, own, store, study
+from allelse import engine, launch, store, study
 from allelse.errors import DataError, DeviceError
 from allelse.launch import local, machines, orchestrator, processes
-from allelse.launch.crew import Lost, Proof, carry_out_elsewhere
+from allelse.launch.crew import Lost, carry_out_elsewhere
 from allelse.launch.processes import Processes
 
 
@@ -309,55 +308,6 @@ def test_what_is_asked_of_python_is_checked_too(tmp_path):
     with pytest.raises(DeviceError):
         launch.run_study(study.load(write_study(tmp_path)), tmp_path / "out", "gpu", Quiet())
     assert not (tmp_path / "out").exists()
-
-
-# ── what is sent along ──────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_a_checkpoint_is_kept_only_in_the_very_folder_that_is_meant(tmp_path):
-    file = tmp_path / "token"
-    proof = Proof(file, "secret")
-    assert not proof.holds()
-    file.write_text("of another folder with this path")
-    assert not proof.holds()
-    file.write_text("secret")
-    assert proof.holds()
-
-
-def elsewhere(sent, imports: str, before: str = "") -> list[str]:
-    """What a fresh process prints that received ``sent``."""
-    code = f"{before}\nimport pickle\nfrom allelse import own\nown.receive(pickle.loads({pickle.dumps(sent)!r}))\n{imports}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()
-
-
-def test_own_code_is_found_where_it_stands_or_as_it_was_sent(tmp_path, monkeypatch):
-    monkeypatch.setattr(own, "_folders", [])
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    package = tmp_path / "sent_pkg"
-    package.mkdir()
-    (package / "__init__.py").write_text("")
-    (package / "inner.py").write_text("import sent_beside\nclass Part: value = sent_beside.VALUE\n")
-    (tmp_path / "sent_beside.py").write_text("VALUE = 'as-sent'\n")
-    (tmp_path / "sent_unused.py").write_text("raise RuntimeError\n")
-    own.search(tmp_path)
-    own.find("python:sent_pkg.inner:Part")
-    sent = own.send()
-    assert [sorted(map(str, sources.text_from_file)) for sources in sent] == [
-        ["sent_beside.py", "sent_pkg/__init__.py", "sent_pkg/inner.py"]
-    ]
-    show = "from sent_pkg.inner import Part\nimport sent_beside\nprint(Part.value, sent_beside.__file__)"
-    assert elsewhere(sent, show) == ["as-sent", str(tmp_path / "sent_beside.py")]
-    (tmp_path / "sent_beside.py").write_text("VALUE = 'changed'\n")  # while the study runs
-    value, file = elsewhere(sent, show)
-    assert value == "as-sent"
-    assert not file.startswith(str(tmp_path))
-    there = f"import sys\nsys.path.append({str(tmp_path)!r})"  # as a child process has its parent's places
-    assert elsewhere(sent, show, there)[0] == "as-sent"
-    assert own.send() == sent, "also what is sent from now on"
-    (tmp_path / "sent_beside.py").unlink()  # a node that has no such folder
-    assert elsewhere(sent, show)[0] == "as-sent"
 
 
 def test_a_worker_that_is_just_starting_does_not_mind_ctrl_c():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 from allelse import progress, store
@@ -14,7 +14,6 @@ from allelse.launch.watcher import ShowsTimeLeft, Watcher
 from allelse.plan import Plan, PlannedPack
 
 SECONDS_BETWEEN_WRITES = 1.0
-FINAL = ("done", "diverged")
 
 log = logging.getLogger("allelse")
 
@@ -57,9 +56,7 @@ class Journalled:
         part = self.opened.tuning_part if tunes else self.opened
         assert part is not None
         status_from_run = part.status_from_run()
-        pending = [
-            planned for planned in plan.packs if any(status_from_run.get(run.id) not in FINAL for run in planned.pack.runs)
-        ]
+        pending = [planned for planned in plan.packs if not is_final(planned, status_from_run)]
         self.part = "tuning" if tunes else "comparison"
         self.total, self.done = plan.seconds, done
         self.time_left = progress.TimeLeft({one.pack.id: (one.seconds, kind_of(one)) for one in pending}, time.monotonic())
@@ -100,6 +97,11 @@ class Journalled:
                 ended=ended,
             ),
         )
+
+
+def is_final(planned: PlannedPack, status_from_run: Mapping[str, str]) -> bool:
+    """Whether all runs of a pack are stored, and none is to be tried again."""
+    return all(status_from_run.get(run.id) in store.FINAL for run in planned.pack.runs)
 
 
 def arm_of(planned: PlannedPack) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 from allelse import engine, own, store
 from allelse.errors import StoreError, Terminated
 from allelse.launch.crew import Crew, Event, Failed, Finished, Logged, Lost, NoMemory, Progressed, Proof, Task
-from allelse.launch.journal import Journalled, arm_of
+from allelse.launch.journal import Journalled, arm_of, is_final
 from allelse.launch.local import dataset_of
 from allelse.launch.log import Log
 from allelse.launch.machines import HERE, Machines, crew
@@ -111,7 +111,7 @@ def run_study(
                 part = opened.tuning_part
                 watcher.say(f"tuning {study.tune.key} on validation images first, then the comparison")
                 go_on(tuning_study(study), part, kept=blinded).run()
-                if set(part.status_from_run().values()) <= {"done", "diverged"}:
+                if set(part.status_from_run().values()) <= set(store.FINAL):
                     study, part = tuned(study, _settled(opened, part, watcher)), opened
             if part is opened:
                 go_on(study, opened).run()
@@ -151,8 +151,8 @@ class Part:
         """Plan it, or take the stored plan, and train all that is not stored."""
         self._prepare()
         status_from_run = self.opened.status_from_run()
-        self.pending = [planned for planned in self.plan.packs if not _is_final(planned, status_from_run)]
-        done = sum(planned.seconds for planned in self.plan.packs if _is_final(planned, status_from_run))
+        self.pending = [planned for planned in self.plan.packs if not is_final(planned, status_from_run)]
+        done = sum(planned.seconds for planned in self.plan.packs if is_final(planned, status_from_run))
         if self.pending and self.crew.is_elsewhere:
             share = "; they share the estimated time" if self.crew.at_once > 1 else ""
             self.watcher.say(self.crew.in_words() + share)
@@ -280,10 +280,6 @@ def _settled(opened: store.Store, tuning_part: store.Store, watcher: Watcher) ->
 
 def _words(machine: Mapping[str, str]) -> str:
     return f"{machine['device']} with torch {machine['torch']}"
-
-
-def _is_final(planned: PlannedPack, status_from_run: dict[str, str]) -> bool:
-    return all(status_from_run[run.id] in ("done", "diverged") for run in planned.pack.runs)
 
 
 @contextmanager

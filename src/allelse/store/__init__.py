@@ -26,6 +26,7 @@ from allelse.store.folder import read as read
 from allelse.store.folder import write as write
 from allelse.store.holder import writer as writer
 from allelse.store.merging import merge as merge
+from allelse.store.opened import FINAL as FINAL
 from allelse.store.opened import Store as Store
 from allelse.store.opened import StoredRun as StoredRun
 from allelse.store.pairs import pairing as pairing
