@@ -18,6 +18,7 @@ PARTS = '''\
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import torch
@@ -73,6 +74,16 @@ class Once(Fault):
     pass
 
 
+class Held(Fault):
+    """Trains no further until it is let go."""
+
+    def strike(self, x):
+        if not NOTES.with_name("let go").exists():
+            note("held")
+            while not NOTES.with_name("let go").exists():
+                time.sleep(0.02)
+
+
 class Always(Fault):
     def strike(self, x):
         if not NOTES.with_name("mended").exists():
@@ -108,14 +119,24 @@ class Faults:
     def mend(self) -> None:
         (self.base / "mended").touch()
 
+    def let_go(self) -> None:
+        (self.base / "let go").touch()
+
     def notes(self) -> list[str]:
-        file = self.base / "notes"
-        return [line.partition(" ")[2] for line in file.read_text().splitlines()] if file.exists() else []
+        return [text for _, text in self._noted()]
 
     def workers(self) -> set[int]:
         """Every process that trained."""
+        return {process for process, _ in self._noted()}
+
+    def held(self) -> set[int]:
+        """Every process that was held."""
+        return {process for process, text in self._noted() if text == "held"}
+
+    def _noted(self) -> list[tuple[int, str]]:
         file = self.base / "notes"
-        return {int(line.partition(" ")[0]) for line in file.read_text().splitlines()} if file.exists() else set()
+        lines = [line.partition(" ") for line in file.read_text().splitlines()] if file.exists() else []
+        return [(int(process), text) for process, _, text in lines]
 
     def status_from_arm(self, out: Path | None = None) -> dict[str, list[str]]:
         statuses: dict[str, list[str]] = {}
