@@ -3,7 +3,8 @@
     python -m benchmarks.publish [FOLDER …]
 
 Each FOLDER is taken into ``results/NAME`` (the store in one file, every run as CSV, the report, figures); then the pages are
-made anew from all that stands there, so that no figure in them is written by hand. A full study stands before a scaled one.
+made anew from all that stands there, so that no figure in them is written by hand. A full study stands before a scaled one; a
+part of a full one, with fewer seeds or arms, is kept as ``NAME-begun`` and stands below the scaled one.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 
 import pandas as pd
 
-from allelse import stats, store
+from allelse import stats, store, study
 from allelse.design import matches
 from allelse.report import judge, write_report
 from allelse.report.evidence import NOT_ASKED
@@ -46,7 +47,7 @@ WORDS = tomllib.loads((RESULTS / "words.toml").read_text("utf-8"))
 def take(folder: Path) -> Path:
     """Keep what an output folder holds in ``results/NAME``."""
     with store.read(folder) as opened:
-        kept = RESULTS / str(opened.definition["name"])
+        kept = RESULTS / kept_as(opened.definition)
         runs = opened.table(timing=True)
     rmtree(kept, ignore_errors=True)
     kept.mkdir(parents=True)
@@ -64,6 +65,22 @@ def take(folder: Path) -> Path:
     return kept
 
 
+def kept_as(definition: Mapping[str, Any]) -> str:
+    """The name of the folder for a study: a part of a packaged one must not pass for the whole.
+
+    Raises:
+        ValueError: an arm of it has another recipe than the packaged study declares.
+    """
+    name, arms = str(definition["name"]), definition["arms"]
+    if name not in STUDIES:
+        return name
+    whole = study.load(name).definition()
+    if strange := [arm for arm in arms if arm not in whole["arms"]]:
+        raise ValueError(f"{name}: not what the packaged study declares: {strange[0]}")
+    is_whole = len(arms) == len(whole["arms"]) and len(definition["seeds"]) >= len(whole["seeds"])
+    return name if is_whole else f"{name}-begun"
+
+
 @dataclass(frozen=True)
 class Measured:
     """What is kept of one study."""
@@ -75,17 +92,22 @@ class Measured:
     """that it was united from, with the seeds of each"""
 
     @classmethod
-    def of(cls, name: str) -> Measured | None:
-        """The full study where it is kept, else the scaled one, else none."""
-        for kept in (RESULTS / name, RESULTS / f"{name}-scaled"):
-            if (kept / store.FILE).exists():
-                with store.read(kept) as opened:
+    def of(cls, *names: str) -> Measured | None:
+        """The first of these that is kept, else none."""
+        for name in names:
+            if (RESULTS / name / store.FILE).exists():
+                with store.read(RESULTS / name) as opened:
                     return cls(opened.definition, opened.table(timing=True), judge(opened), opened.parts)
         return None
 
     @property
     def name(self) -> str:
-        return str(self.definition["name"])
+        return kept_as(self.definition)
+
+    @property
+    def version(self) -> str:
+        """Which, as in ``words.toml``."""
+        return "scaled" if self.definition.get("scaled") else "begun" if self.name.endswith("-begun") else "full"
 
     @cached_property
     def factors(self) -> list[str]:
@@ -124,13 +146,26 @@ def arm_rows(measured: Measured) -> Iterator[list[str]]:
 
 def section(name: str, language: str) -> Iterator[str]:
     """A study's part of a README."""
-    words, measured = WORDS[language], Measured.of(name)
+    words, measured = WORDS[language], Measured.of(name, f"{name}-scaled")
     yield f"#### {words['titles'][name] if name in STUDIES or not measured else measured.definition['question']}"
     yield ""
     if measured is None:
         yield words["nothing"]
         yield ""
         return
+    yield from measured_arms(measured, language)
+    for verdict in measured.verdicts:
+        says = words["claims"].get(verdict.id, verdict.says) if language != "en" else verdict.says
+        asked = f" ({words['not asked']})" if verdict.reason and verdict.reason.startswith(NOT_ASKED) else ""
+        yield f"- **{words[verdict.verdict]}**{asked}: {says}"
+    yield ""
+    if begun := Measured.of(f"{name}-begun"):
+        yield from measured_arms(begun, language)
+
+
+def measured_arms(measured: Measured, language: str) -> Iterator[str]:
+    """How it was measured, and a table of its arms."""
+    words = WORDS[language]
     yield provenance(measured, language)
     yield ""
     headings = [words["factors"].get(factor, factor) for factor in measured.factors]
@@ -141,11 +176,6 @@ def section(name: str, language: str) -> Iterator[str]:
     for row in arm_rows(measured):
         yield "| " + " | ".join(row) + " |"
     yield ""
-    for verdict in measured.verdicts:
-        says = words["claims"].get(verdict.id, verdict.says) if language != "en" else verdict.says
-        asked = f" ({words['not asked']})" if verdict.reason and verdict.reason.startswith(NOT_ASKED) else ""
-        yield f"- **{words[verdict.verdict]}**{asked}: {says}"
-    yield ""
 
 
 def provenance(measured: Measured, language: str) -> str:
@@ -154,7 +184,7 @@ def provenance(measured: Measured, language: str) -> str:
     recipe = measured.definition["arms"][0]["recipe"]
     images = int(recipe.get("train_per_class", 0)) * (10 if recipe["dataset"] == "cifar10" else 100) or 50_000
     return words["provenance"].format(
-        version=words["scaled" if measured.definition.get("scaled") else "full"],
+        version=words[measured.version],
         commands=measured.commands(),
         runs=len(finished),
         seeds=len(measured.definition["seeds"]),

@@ -1,7 +1,9 @@
 """What is published is what was measured: pages are made from the kept stores, and the study files still say what was run."""
 
+import argparse
 import csv
 import re
+import shlex
 
 import numpy as np
 import pandas as pd
@@ -32,15 +34,22 @@ def test_the_study_file_still_says_what_was_run(folder):
     with store.read(folder) as opened:
         stored, first = opened.definition, (opened.parts or [opened.definition])[0]["seeds"]
     assert list(stored["seeds"][: len(first)]) == list(first)
-    _, _, name, *options = stored["command"].split()
-    path = publish.ROOT / name
-    scaled = "--scaled" in options
-    assert study.load(path if path.exists() else name, scaled=scaled).definition()["seeds"] == list(first)
+    _, _, name, *options = shlex.split(stored["command"])
+    asked = argparse.ArgumentParser()
+    asked.add_argument("--scaled", action="store_true")
+    asked.add_argument("--seeds", type=int)
+    asked.add_argument("--set", action="append", default=[])
+    given, path = asked.parse_args(options), publish.ROOT / name
+
+    def now(seeds):
+        file = path if path.exists() else name
+        return study.load(file, scaled=given.scaled, seeds=seeds, changes=given.set).definition()
+
+    assert now(given.seeds)["seeds"] == list(first)
     # A second part has as many seeds more as its command asked for.
-    now = study.load(path if path.exists() else name, scaled=scaled, seeds=len(stored["seeds"])).definition()
-    assert set(options) <= {"--scaled"}
-    for key in (set(stored) | set(now)) - NOT_DECISIVE:
-        assert stored.get(key) == now.get(key), key
+    loaded = now(len(stored["seeds"]))
+    for key in (set(stored) | set(loaded)) - NOT_DECISIVE:
+        assert stored.get(key) == loaded.get(key), key
 
 
 @kept
@@ -74,6 +83,25 @@ def test_every_claim_and_factor_has_its_words_in_korean(name):
     assert {claim.id for claim in loaded.claims} <= set(words["claims"])
     assert set(loaded.factors) <= set(words["factors"])
     assert set(publish.WORDS["en"]) == set(words)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "changes", "expected"),
+    [
+        (10, [], "sigmoid-vs-relu"),
+        (12, [], "sigmoid-vs-relu"),
+        (1, [], "sigmoid-vs-relu-begun"),
+        (10, ["model.depth=[1, 8]"], "sigmoid-vs-relu-begun"),
+    ],
+)
+def test_a_part_of_a_full_study_does_not_pass_for_the_whole(seeds, changes, expected):
+    assert publish.kept_as(study.load("sigmoid-vs-relu", seeds=seeds, changes=changes).definition()) == expected
+
+
+def test_a_study_with_another_recipe_is_not_published_as_the_packaged_one():
+    assert publish.kept_as(study.load("sigmoid-vs-relu", scaled=True).definition()) == "sigmoid-vs-relu-scaled"
+    with pytest.raises(ValueError, match="not what the packaged study declares"):
+        publish.kept_as(study.load("sigmoid-vs-relu", changes=["epochs=1"]).definition())
 
 
 def test_a_second_run_is_compared_as_scipy_does():
