@@ -51,6 +51,8 @@ def test_levels_that_double_get_a_logarithmic_axis():
     assert not doubles([1, 2, 3])
     assert not doubles([0, 1, 2])
     assert not doubles([2, 4])
+    assert doubles([2, 8, 64, 128])
+    assert not doubles([1, 4, 8]), "a trend over these is told per unit"
 
 
 def test_truth_values_are_no_numbers_for_an_axis():
@@ -70,17 +72,17 @@ def test_a_factor_that_only_some_arms_have_makes_more_series_and_no_arm_is_made_
     findings = partly(tmp_path, [1, 4])
     figures = {figure.words.name: figure for figure in compute_figures(findings)}
     (panel,) = figures["accuracy"].panels
-    assert [line.label for line in panel.lines] == ["batch", "group, groups 1", "group, groups 4", "none"]
+    assert [line.label for line in panel.lines] == ["norm batch", "norm group, groups 1", "norm group, groups 4", "norm none"]
     assert [line.x for line in panel.lines] == [(1.0, 2.0, 4.0)] * 3 + [(2.0, 4.0)]
     assert panel.lines[0].mean == pytest.approx((51.2, 52.2, 54.2))
     assert [[line.label for line in panel.lines if not line.faint] for panel in figures["learning-curves"].panels] == [
-        ["batch", "group, groups 1", "group, groups 4"],
-        *[["batch", "group, groups 1", "group, groups 4", "none"]] * 2,
+        ["norm batch", "norm group, groups 1", "norm group, groups 4"],
+        *[["norm batch", "norm group, groups 1", "norm group, groups 4", "norm none"]] * 2,
     ]
     assert [row.label for row in figures["differences"].rows][:3] == [
-        "group, groups 1 − batch, depth 1",
-        "group, groups 1 − batch, depth 2",
-        "group, groups 1 − batch, depth 4",
+        "norm group, groups 1 − norm batch, depth 1",
+        "norm group, groups 1 − norm batch, depth 2",
+        "norm group, groups 1 − norm batch, depth 4",
     ]
     assert len(figures["differences"].rows) == 8
 
@@ -89,9 +91,18 @@ def test_many_levels_of_such_a_factor_make_panels(tmp_path):
     findings = partly(tmp_path, [1, 2, 4, 8, 16, 32])
     (accuracy,) = [figure for figure in compute_figures(findings) if figure.words.name == "accuracy"]
     assert accuracy.panels[0].title == ""
-    assert [line.label for line in accuracy.panels[0].lines] == ["batch", "none"]
+    assert [line.label for line in accuracy.panels[0].lines] == ["norm batch", "norm none"]
     assert accuracy.panels[1].title == "groups 2"
     assert "panels are in the table of arms only" in accuracy.words.caption
+
+
+def test_two_panels_of_arms_differ_in_one_factor(tmp_path):
+    factors = {"norm": ["batch", "none"], "activation": ["sigmoid", "relu"], "depth": [1, 2, 4]}
+    findings = findings_of(tmp_path, definition(factors=factors, claims=[]))
+    for figure in (gradients(findings), learning_curves(findings)):
+        titles = [panel.title for panel in figure.panels]
+        assert titles == ["sigmoid, depth 1", "sigmoid, depth 4", "relu, depth 1", "relu, depth 4"]
+        assert "4 of 6 panels" in figure.words.caption
 
 
 def test_few_keeps_both_ends():
@@ -209,6 +220,26 @@ def test_three_ways_leave_out_arms_where_all_agree(tmp_path):
     running, recalibrated, _ = chart.panels[0].lines
     assert np.subtract(recalibrated.mean, running.mean) == pytest.approx(2.0)
     assert "3 arms where all give the same answer" in chart.words.caption
+
+
+@pytest.mark.parametrize(("augment", "expected"), [([], False), ([{"name": "flip"}, {"name": "crop"}], True)])
+def test_three_ways_say_that_test_batches_are_not_augmented_where_training_is(tmp_path, augment, expected):
+    described = definition()
+    for arm in described["arms"]:
+        arm["recipe"]["augment"] = augment
+    caption = three_ways(findings_of(tmp_path, described)).words.caption
+    assert ("Training images are augmented (flip, crop)" in caption) == expected
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "expected"),
+    [("running", ", with running statistics."), ("recalibrated", ", with the statistics that norm.evaluate asks for.")],
+)
+def test_the_headline_says_which_statistics(tmp_path, evaluate, expected):
+    described = definition()
+    for arm in described["arms"]:
+        arm["recipe"]["model"] = {"norm": {"name": "batch", "evaluate": evaluate}}
+    assert expected in accuracy(findings_of(tmp_path, described)).words.caption
 
 
 def test_references_are_marked_only_where_the_recipe_is_the_published_one(tmp_path):

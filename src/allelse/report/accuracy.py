@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,7 +33,7 @@ def accuracy(findings: Findings) -> Figure | None:
         words = Words(
             "accuracy",
             "Test accuracy by arm",
-            f"Test accuracy after the last epoch, running statistics unless norm.evaluate says otherwise. "
+            f"Test accuracy after the last epoch{_statistics(findings)}. "
             f"Diamonds are means, {BARS}{published}. {_n(findings)}; {findings.made_with}.{left_out}",
             alt,
         )
@@ -41,7 +42,7 @@ def accuracy(findings: Findings) -> Figure | None:
     words = Words(
         "accuracy",
         f"Test accuracy along {findings.short[layout.x].replace('_', ' ')}",
-        f"Test accuracy after the last epoch, running statistics unless norm.evaluate says otherwise. "
+        f"Test accuracy after the last epoch{_statistics(findings)}. "
         f"Lines join means, {BARS}{published}. {_n(findings)}; {findings.made_with}.{left_out}",
         alt,
     )
@@ -63,6 +64,7 @@ def three_ways(findings: Findings) -> Figure | None:
     caption = (
         f"Test accuracy of the same trained networks, normalised with running statistics, with statistics recalibrated over "
         f"the training split, and with those of each test batch; {BARS}{cut}. {_n(findings)}; {findings.made_with}.{note}"
+        f"{_unlike_batches(findings)}"
     )
     gaps = [(_mean(findings, arm, ways[1][0]) - _mean(findings, arm, ways[0][0]), arm) for arm in concerned]
     widest, arm = max(gaps, key=lambda gap: abs(gap[0]))
@@ -91,6 +93,26 @@ def three_ways(findings: Findings) -> Figure | None:
             panels.append(Panel(findings.arm_name(outer) if outer else "", lines))
     chosen = tuple(few(panels, MOST_PANELS))
     return _chart(findings, _with_left_out(words, len(panels) - len(chosen), "panels"), layout, layout.x, chosen)
+
+
+def _statistics(findings: Findings) -> str:
+    """Which statistics BatchNorm was evaluated with; nothing where the ways cannot differ."""
+    if not findings.has("accuracy_running"):
+        return ""
+    recalibrated = '"evaluate": "recalibrated"' in json.dumps(findings.definition.get("arms", []))
+    return ", with the statistics that norm.evaluate asks for" if recalibrated else ", with running statistics"
+
+
+def _unlike_batches(findings: Findings) -> str:
+    """Why statistics of test batches may stand apart with nothing wrong in the running ones."""
+    recipes = [arm.get("recipe", {}) for arm in findings.definition.get("arms", [])]
+    kinds = dict.fromkeys(kind["name"] for recipe in recipes for kind in recipe.get("augment", []))
+    if not kinds:
+        return ""
+    return (
+        f" Training images are augmented ({', '.join(kinds)}), also where statistics are recalibrated; test images are not, so "
+        "that batch statistics differ by that, too."
+    )
 
 
 # ── along a factor ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from allelse import stats
+from allelse.report.evidence import NOT_ASKED
 from allelse.report.figures import MECHANISM, compute_figures
 from allelse.report.findings import Findings
 from allelse.report.published import notes, published_table
@@ -31,6 +32,17 @@ from allelse.report.tables import (
 from allelse.stats.sentences import is_accuracy, p_text
 from allelse.store import pairing
 
+CAVEATS = {
+    "quick": (
+        "Quick study.",
+        "Smaller data and a smaller recipe than the study's own: these verdicts speak of this recipe only.",
+    ),
+    "scaled": (
+        "Scaled study.",
+        "The study's own data and question, trained for less, so that a machine without a GPU can do it: these verdicts speak "
+        "of this recipe only.",
+    ),
+}
 ICONS = {"supported": "✓", "refuted": "✗", "undecided": "?"}
 
 
@@ -55,8 +67,8 @@ class Contents:
     question: str
     state: str
     """how much of it is finished, with n and hardware"""
-    quick: bool
-    scaled: bool
+    caveat: tuple[str, str] | None
+    """what must be said of a quick or a scaled study: its kind, and what that means"""
     tally: str
     cards: tuple[Card, ...]
     arms: Table | None
@@ -93,8 +105,7 @@ def contents(findings: Findings) -> Contents:
         name=str(definition.get("name", "unnamed study")),
         question=str(definition.get("question", "")),
         state=_state(findings),
-        quick=bool(definition.get("quick")),
-        scaled=bool(definition.get("scaled")),
+        caveat=next((text for kind, text in CAVEATS.items() if definition.get(kind)), None),
         tally=_tally(findings.verdicts),
         cards=tuple(_card(findings, verdict) for verdict in findings.verdicts),
         arms=arm_table(findings),
@@ -131,9 +142,21 @@ def _state(findings: Findings) -> str:
     shown = ", ".join(f"{counts[status]} {status}" for status in ("done", "diverged", "failed", "pending") if counts[status])
     fewest, most = min(findings.seeds_from_arm.values()), max(findings.seeds_from_arm.values())
     seeds = _count(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
-    where = " and ".join(findings.machines)
     planned = f"{_count(len(findings.arms), 'arm')} × {seeds}: {_count(len(findings.runs), 'run')}, {shown}"
-    return planned + (f"; trained on {where}." if where else ".")
+    if not findings.machines:
+        return f"{planned}."
+    where, days = " and ".join(findings.machines), " to ".join(dict.fromkeys((findings.days[0], findings.days[-1])))
+    return f"{planned}; trained on {where}, {days} (UTC), in {_long(findings.seconds)} of computing."
+
+
+def _long(seconds: float) -> str:
+    return (
+        f"{seconds / 60:.0f} minutes"
+        if 90 <= seconds < 5400
+        else f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{seconds / 3600:.1f} hours"
+    )
 
 
 def _count(count: int, what: str) -> str:
@@ -144,7 +167,9 @@ def _tally(verdicts: Sequence[stats.Verdict]) -> str:
     counts: Counter[str] = Counter(verdict.verdict for verdict in verdicts)
     if not counts:
         return "This study declares no claims."
-    return "Of " + _count(len(verdicts), "claim") + ": " + ", ".join(f"{counts[name]} {name}" for name in ICONS) + "."
+    not_asked = sum(bool(verdict.reason and verdict.reason.startswith(NOT_ASKED)) for verdict in verdicts)
+    among = f", {not_asked} of them not asked in this run" if not_asked else ""
+    return f"Of {_count(len(verdicts), 'claim')}: " + ", ".join(f"{counts[name]} {name}" for name in ICONS) + among + "."
 
 
 def _card(findings: Findings, verdict: stats.Verdict) -> Card:
@@ -263,4 +288,13 @@ def _again(findings: Findings) -> tuple[str, list[str]]:
         "All that the study file said, with what the command changed, is in the definition below.",
         f"All results are in study.sqlite, in {findings.folder}; 'allelse results' and 'allelse verdicts' read the same file.",
     ]
-    return f"{definition.get('command', 'allelse run STUDY')} --out DIR", notes
+    command = definition.get("command", "allelse run STUDY")
+    firsts = list(dict.fromkeys(part["seeds"][0] for part in findings.parts))
+    if len(firsts) < 2:
+        return f"{command} --out DIR", notes
+    runs = [
+        f"{command}{f' --first-seed {first}' if first != seeds[0] else ''} --out DIR{number}"
+        for number, first in enumerate(firsts, start=1)
+    ]
+    folders = " ".join(f"DIR{number}" for number in range(1, len(runs) + 1))
+    return "\n".join([*runs, f"allelse merge DIR {folders}"]), notes

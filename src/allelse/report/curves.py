@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from allelse.design import ordered
 from allelse.report.findings import Findings, seeds_text
-from allelse.report.layout import MOST_PANELS, MOST_SERIES, combinations_of, few, layout_of, whole_arm
+from allelse.report.layout import MOST_SERIES, combinations_of, layout_of, panels_of, whole_arm
 from allelse.report.shapes import Chart, Line, Panel, Words
 from allelse.stats.effects import Floats
 
@@ -17,11 +16,7 @@ from allelse.stats.effects import Floats
 def learning_curves(findings: Findings) -> Chart | None:
     """Series as in the other figures; of many panels the first, the last and some between."""
     layout = layout_of(findings)
-    factors = [factor for factor in (layout.x, *layout.panels) if factor]
-    panels = list(combinations_of(findings, factors))
-    if layout.x is not None and len(factors) == 1:
-        panels = [{layout.x: level} for level in ordered(findings.levels[layout.x])]
-    chosen = few(panels, 3 if layout.x else MOST_PANELS)
+    chosen, panels = panels_of(findings, layout)
     series = list(combinations_of(findings, layout.series))[:MOST_SERIES]
     drawn, counts = [], []
     for fixed in chosen:
@@ -40,11 +35,10 @@ def learning_curves(findings: Findings) -> Chart | None:
             drawn.append(Panel(findings.arm_name(fixed) if fixed else "", tuple(lines)))
     if not drawn:
         return None
-    left = len(panels) - len(chosen)
     caption = (
         "Accuracy after each epoch: strong lines are means on the test split, dotted lines means on the training split (as "
         f"measured while training), thin lines single seeds. {seeds_text(counts)} an arm; {findings.made_with}."
-        + (f" Drawn are {len(chosen)} of {len(panels)} panels: the ends and what lies between." if left else "")
+        + (f" Drawn are {len(drawn)} of {panels} panels, the ends among them." if len(drawn) < panels else "")
     )
     ends = "; ".join(
         f"{panel.title + ', ' if panel.title else ''}{line.label}: {line.mean[-1]:.2f} %"

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from allelse import stats
 from allelse.claims import Claim, check_claims
-from allelse.design import Design
+from allelse.design import Design, level_key, level_text
 from allelse.errors import StudyError
 from allelse.stats.runs import Runs
 from allelse.store import Store
@@ -48,8 +48,7 @@ def judge_table(definition: Mapping[str, Any], table: pd.DataFrame) -> list[stat
         except ValidationError:
             why_not[number] = f"{NOT_ASKED}: this version of allelse cannot read the claim"
         except StudyError as error:
-            what = str(error).removeprefix(f"claim {raw['id']!r}: ")
-            why_not[number] = f"{NOT_ASKED}: {what}"
+            why_not[number] = f"{NOT_ASKED}: {_lacking(claim, levels) or str(error).removeprefix(f'claim {claim.id!r}: ')}"
         else:
             if _is_measured(runs, claim.metric):
                 asked.append(claim)
@@ -91,6 +90,17 @@ def design_of(definition: Mapping[str, Any]) -> Design:
     return Design(
         definition.get("factors", {}), [arm["levels"] for arm in definition["arms"]] if "arms" in definition else None
     )
+
+
+def _lacking(claim: Claim, levels: Design) -> str:
+    """The levels that a claim names and no arm has; empty where that is not what is wrong with it."""
+    named = {
+        f"{factor} = {level_text(level)}": None
+        for arm in (claim.where, *claim.arms().values())
+        for factor, level in arm.items()
+        if factor in levels and level_key(level) not in map(level_key, levels[factor])
+    }
+    return f"no arm has {' or '.join(named)}" if named else ""
 
 
 def _is_measured(runs: Runs, metric: str) -> bool:

@@ -14,7 +14,7 @@ import pandas as pd
 from allelse import stats
 from allelse.design import Design, is_absent, is_number, level_key, level_text
 from allelse.errors import StudyError
-from allelse.records import RunResult
+from allelse.records import Provenance, RunResult
 from allelse.report.evidence import compare_table, design_of, judge_table
 from allelse.stats.effects import Floats
 from allelse.stats.runs import Runs
@@ -39,6 +39,8 @@ class Findings:
     tuning: Tuning | None = None
     """what was chosen before the comparison; None without tuning, and until it is settled"""
     tuning_runs: Sequence[StoredRun] = ()
+    parts: Sequence[Mapping[str, Any]] = ()
+    """that the folder was united from, with the seeds of each"""
 
     @property
     def levels(self) -> dict[str, list[Any]]:
@@ -127,11 +129,22 @@ class Findings:
         return {factor: last if lasts[last := factor.rpartition(".")[2]] == 1 else factor for factor in self.levels}
 
     def level_name(self, factor: str, level: object) -> str:
-        """``relu`` by its name alone, numbers with their factor: ``depth 8``."""
+        """``relu`` by its name alone; with its factor what would not be understood without: ``depth 8``, ``norm none``."""
         text = level_text(level)
-        shared = any(text in map(level_text, self.levels[other]) for other in self.varied if other != factor)
-        bare = not is_number(level) and not isinstance(level, bool) and not shared
+        bare = not is_number(level) and not isinstance(level, bool) and factor not in self._unclear
         return text if bare else f"{self.short[factor].replace('_', ' ')} {text}"
+
+    @cached_property
+    def _unclear(self) -> set[str]:
+        """The factors with a level whose name says too little: ``none``, or what another factor or a level of it is named."""
+        taken = {
+            factor: {text for other in self.varied if other != factor for text in self._names(other)} | {"none"}
+            for factor in self.varied
+        }
+        return {factor for factor in self.varied if taken[factor] & set(map(level_text, self.levels[factor]))}
+
+    def _names(self, factor: str) -> list[str]:
+        return [*self.short[factor].split("_"), *map(level_text, self.levels[factor])]
 
     def arm_name(self, arm: Arm) -> str:
         """An arm in words; a row of a table says by an empty cell that the arm lacks a factor."""
@@ -141,17 +154,27 @@ class Findings:
     @cached_property
     def machines(self) -> list[str]:
         """Devices and precisions that the runs were made with."""
-        found = {
-            f"{run.result.provenance.device}, {run.result.provenance.precision}"
-            for run in self.runs
-            if run.result and run.result.provenance
-        }
-        return sorted(found)
+        return sorted({f"{device_text(made)}, {made.precision}" for made in self._made})
+
+    @cached_property
+    def days(self) -> list[str]:
+        """On which runs were begun, in UTC."""
+        return sorted({made.started[:10] for made in self._made})
+
+    @cached_property
+    def seconds(self) -> float:
+        """Of training and evaluating; the runs of a pack share theirs."""
+        packs = {tuple(sorted(run.result.timing.items())) for run in self.runs if run.result}
+        return sum(value for pack in packs for name, value in pack if name != "images_per_second")
+
+    @property
+    def _made(self) -> list[Provenance]:
+        return [run.result.provenance for run in self.runs if run.result and run.result.provenance]
 
     @cached_property
     def made_with(self) -> str:
         """For captions: hardware, precision and version."""
-        versions = {run.result.provenance.allelse for run in self.runs if run.result and run.result.provenance}
+        versions = {made.allelse for made in self._made}
         where = " and ".join(self.machines) or "unknown hardware"
         return f"{where}; allelse {', '.join(sorted(versions)) or 'of unknown version'}"
 
@@ -169,6 +192,7 @@ def gather(store: Store) -> Findings:
         str(store.folder),
         Tuning.from_json(settled) if settled else None,
         tuning_part.runs() if tuning_part else (),
+        store.parts,
     )
 
 
@@ -180,6 +204,11 @@ def seeds_text(counts: Sequence[int]) -> str:
     if len(some) == 1:
         return f"n\u00a0=\u00a0{some[0]} seed{'' if some[0] == 1 else 's'}"
     return f"n\u00a0=\u00a0{some[0]} to {some[-1]} seeds"
+
+
+def device_text(made: Provenance) -> str:
+    """The device's name, in one form: earlier runs say "(1 threads)"."""
+    return made.device.replace("(1 threads)", "(1 thread)")
 
 
 def finite(values: Floats) -> Floats:

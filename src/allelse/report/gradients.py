@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from allelse.design import ordered
 from allelse.records import RunResult
 from allelse.report.findings import Findings, seeds_text
-from allelse.report.layout import MOST_PANELS, MOST_SERIES, combinations_of, few, layout_of, whole_arm
+from allelse.report.layout import MOST_SERIES, combinations_of, layout_of, panels_of, whole_arm
 from allelse.report.shapes import Chart, Line, Panel, Words
 from allelse.stats.effects import Floats
 
@@ -18,11 +17,7 @@ from allelse.stats.effects import Floats
 def gradients(findings: Findings) -> Chart | None:
     """Layers run from the input to the output; None where no run was probed."""
     layout = layout_of(findings)
-    factors = [factor for factor in (layout.x, *layout.panels) if factor]
-    panels = list(combinations_of(findings, factors))
-    if layout.x is not None and len(factors) == 1:
-        panels = [{layout.x: level} for level in ordered(findings.levels[layout.x])]
-    chosen = few(panels, 3 if layout.x else MOST_PANELS)
+    chosen, panels = panels_of(findings, layout)
     series = list(combinations_of(findings, layout.series))[:MOST_SERIES]
     drawn, counts = [], []
     measured = [
@@ -47,12 +42,11 @@ def gradients(findings: Findings) -> Chart | None:
             drawn.append(Panel(findings.arm_name(fixed) if fixed else "", tuple(lines)))
     if not drawn:
         return None
-    left = len(panels) - len(chosen)
     caption = (
         "Norm of the loss gradient by layer, from the input (left) to the output, on a logarithmic axis: strong lines at the "
         f"last probed step, dotted lines at the first step, geometric means over seeds; small marks are single seeds. "
         f"{seeds_text(counts)} an arm; {findings.made_with}."
-        + (f" Drawn are {len(chosen)} of {len(panels)} panels: the ends and what lies between." if left else "")
+        + (f" Drawn are {len(drawn)} of {panels} panels, the ends among them." if len(drawn) < panels else "")
     )
     ratios = "; ".join(
         f"{panel.title + ', ' if panel.title else ''}{line.label}: {line.mean[0] / line.mean[-1]:.2g}"

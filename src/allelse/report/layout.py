@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
 
-from allelse.design import is_number, level_key
+from allelse.design import is_number, level_key, ordered
 from allelse.report.findings import Findings
 
 MOST_SERIES = 7
@@ -49,9 +49,12 @@ def choose(levels_from_factor: Mapping[str, Sequence[Any]]) -> Layout:
 
 
 def doubles(levels: Sequence[Any]) -> bool:
-    """Whether three or more levels, sorted, are each twice the one before or more, all above 0."""
+    """Whether three or more levels above 0 lie apart by factors: by equal ones, or by 2 and more over a span of 16."""
     numbers = sorted(float(level) for level in levels)
-    return len(numbers) >= 3 and numbers[0] > 0 and all(later >= 2 * earlier for earlier, later in pairwise(numbers))
+    if len(numbers) < 3 or numbers[0] <= 0:
+        return False
+    factors = [later / earlier for earlier, later in pairwise(numbers)]
+    return min(factors) >= 2 and (len(set(factors)) == 1 or numbers[-1] >= 16 * numbers[0])
 
 
 def combinations_of(findings: Findings, factors: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -70,6 +73,24 @@ def few(levels: Sequence[Any], most: int = 3) -> list[Any]:
     if len(levels) <= most:
         return list(levels)
     return [levels[round(place * (len(levels) - 1) / (most - 1))] for place in range(most)]
+
+
+def panels_of(findings: Findings, layout: Layout) -> tuple[list[dict[str, Any]], int]:
+    """The levels of each panel to draw where every arm is a curve of its own, and how many panels there would be.
+
+    Of many, the ends of the x factor and what lies between; where other factors have panels too, the ends of x for each of
+    them, so that two panels differ in one factor.
+    """
+    if layout.x is None:
+        panels = list(combinations_of(findings, layout.panels))
+        return few(panels, MOST_PANELS), len(panels)
+    along = [{layout.x: level} for level in ordered(findings.levels[layout.x])]
+    if not layout.panels:
+        return few(along, 3), len(along)
+    there = list(combinations_of(findings, (layout.x, *layout.panels)))
+    beside = few(list(combinations_of(findings, layout.panels)), MOST_PANELS // 2)
+    chosen = [{**one, **at} for one in beside for at in few(along, 2)]
+    return [one for one in chosen if one in there], len(there)
 
 
 def whole_arm(findings: Findings, chosen: Mapping[str, Any]) -> Mapping[str, Any] | None:

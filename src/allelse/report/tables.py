@@ -10,7 +10,7 @@ from typing import Any
 
 from allelse import stats
 from allelse.report.accuracy import WAYS, mean_of
-from allelse.report.findings import Findings, finite
+from allelse.report.findings import Findings, device_text, finite
 from allelse.report.sameness import differing_keys
 from allelse.stats.runs import PROBLEMS
 from allelse.stats.sentences import metric_text, number, p_text
@@ -159,7 +159,7 @@ def machine_table(findings: Findings) -> Table | None:
         if run.result and run.result.provenance:
             made = run.result.provenance
             kinds[
-                made.device, made.precision, str(made.threads), made.allelse, made.commit or NONE, made.torch, made.python
+                device_text(made), made.precision, str(made.threads), made.allelse, made.commit or NONE, made.torch, made.python
             ] += 1
     columns = ("device", "precision", "CPU threads", "allelse", "commit", "torch", "python", "runs")
     rows = tuple((*kind, str(count)) for kind, count in sorted(kinds.items()))
