@@ -46,10 +46,13 @@ def main() -> None:
         order = torch.randperm(len(images))
         for step in range(steps):
             batch = order[step * BATCH : (step + 1) * BATCH]
-            x = F.pad((images[batch].float() - mean) / std, (4, 4, 4, 4))
-            left, top = torch.randint(0, 9, (2,)).tolist()
-            x = x[:, :, top : top + 32, left : left + 32]
-            x = x.flip(3) if torch.rand(()) < 0.5 else x
+            corners = torch.randint(0, 9, (BATCH, 2)).tolist()
+            padded = F.pad(images[batch], (4, 4, 4, 4))  # black, as torchvision's RandomCrop does
+            x = torch.stack(
+                [one[:, top : top + 32, left : left + 32] for one, (top, left) in zip(padded, corners, strict=True)]
+            )
+            x = torch.where(torch.rand(BATCH, 1, 1, 1) < 0.5, x.flip(3), x)
+            x = (x.float() - mean) / std
             loss = F.cross_entropy(net(x.contiguous(memory_format=torch.channels_last)), labels[batch])
             optimizer.zero_grad()
             loss.backward()

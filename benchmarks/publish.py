@@ -26,7 +26,7 @@ import pandas as pd
 from allelse import stats, store, study
 from allelse.design import matches
 from allelse.report import judge, write_report
-from allelse.report.evidence import NOT_ASKED
+from allelse.report.evidence import NOT_ASKED, judge_table
 from benchmarks import replication
 
 ROOT = Path(__file__).parents[1]
@@ -100,6 +100,15 @@ class Measured:
                     return cls(opened.definition, opened.table(timing=True), judge(opened), opened.parts)
         return None
 
+    @cached_property
+    def recalibrated(self) -> dict[str, stats.Verdict]:
+        """By id: the verdicts that its claims of accuracy would have with recalibrated statistics."""
+        claims = [
+            {**one, "metric": "accuracy_recalibrated"} if one.get("metric", "accuracy") == "accuracy" else one
+            for one in self.definition["claims"]
+        ]
+        return {verdict.id: verdict for verdict in judge_table({**self.definition, "claims": claims}, self.runs)}
+
     @property
     def name(self) -> str:
         return kept_as(self.definition)
@@ -112,6 +121,27 @@ class Measured:
     @cached_property
     def factors(self) -> list[str]:
         return list(self.definition["factors"])
+
+    @cached_property
+    def finished(self) -> pd.DataFrame:
+        return self.runs[self.runs["status"] == "done"]
+
+    @property
+    def images(self) -> int:
+        """That each network is trained on."""
+        recipe = self.definition["arms"][0]["recipe"]
+        classes = {"cifar10": 10, "cifar100": 100}[recipe["dataset"]]
+        return int(recipe.get("train_per_class") or 0) * classes or 50_000
+
+    @property
+    def days(self) -> str:
+        """On which the first and the last run began."""
+        return " – ".join(sorted({str(day)[:10] for day in (self.finished["started"].min(), self.finished["started"].max())}))
+
+    @property
+    def hours(self) -> float:
+        """Of training and evaluating; runs of one pack share theirs."""
+        return sum(map(sum, {(row.seconds_train, row.seconds_evaluate) for row in self.finished.itertuples()})) / 3600
 
     def arms(self, metric: str) -> pd.DataFrame:
         return stats.arm_table(self.runs, self.factors, metric)
@@ -131,6 +161,7 @@ class Measured:
 def arm_rows(measured: Measured) -> Iterator[list[str]]:
     """One row an arm: levels, the brief's figure, ours, its interval, recalibrated, n."""
     recalibrated = measured.arms("accuracy_recalibrated")["mean"]
+    has_statistics = measured.arms("mean_distance")["mean"].notna()  # which BatchNorm alone has
     for place, row in measured.arms("accuracy").iterrows():
         theirs = [each["accuracy"] for each in measured.definition["references"] if matches(each["arm"], row)]
         missing = [f"{row[what]} {what}" for what in ("diverged", "failed", "pending") if row[what]]
@@ -139,7 +170,7 @@ def arm_rows(measured: Measured) -> Iterator[list[str]]:
             *([", ".join(f"{figure:.1f}" for figure in theirs) or "–"] if measured.definition["references"] else []),
             f"**{row['mean']:.1f}**" if row["n"] else "–",
             f"{row['low']:.1f} … {row['high']:.1f}" if row["n"] > 1 else "–",
-            f"{recalibrated[place]:.1f}" if row["n"] else "–",
+            f"{recalibrated[place]:.1f}" if row["n"] and has_statistics[place] else "–",
             ", ".join([str(row["n"]), *missing]),
         ]
 
@@ -154,13 +185,72 @@ def section(name: str, language: str) -> Iterator[str]:
         yield ""
         return
     yield from measured_arms(measured, language)
-    for verdict in measured.verdicts:
-        says = words["claims"].get(verdict.id, verdict.says) if language != "en" else verdict.says
-        asked = f" ({words['not asked']})" if verdict.reason and verdict.reason.startswith(NOT_ASKED) else ""
-        yield f"- **{words[verdict.verdict]}**{asked}: {says}"
-    yield ""
+    theirs = [verdict for verdict in measured.verdicts if verdict.id not in WORDS["why"]]
+    ours = [verdict for verdict in measured.verdicts if verdict.id in WORDS["why"]]
+    for heading, verdicts in (
+        (words["claims of the brief"] if name in STUDIES else "", theirs),
+        (words["why it happens"], ours),
+    ):
+        if heading and verdicts:
+            yield heading
+            yield ""
+        for verdict in verdicts:
+            yield f"- **{words[verdict.verdict]}**: {claim(verdict, language)}{effect(measured, verdict, language)}"
+        if verdicts:
+            yield ""
     if begun := Measured.of(f"{name}-begun"):
         yield from measured_arms(begun, language)
+
+
+def claim(verdict: stats.Verdict, language: str) -> str:
+    return verdict.says if language == "en" else str(WORDS[language]["claims"].get(verdict.id, verdict.says))
+
+
+def effect(measured: Measured, verdict: stats.Verdict, language: str) -> str:
+    """The size of what was claimed, and the same with recalibrated statistics; or why there is none."""
+    words = WORDS[language]
+    if is_not_asked(verdict):
+        return f" ({words['not asked']})"
+    if verdict.metric != "accuracy" or verdict.estimate is None:
+        return ""
+    both = (" / ".join(f"{size:+.1f}" for size in sizes(one)) for one in (verdict, measured.recalibrated[verdict.id]))
+    return words["trend" if verdict.kind == "trend" else "effect"].format(*both).replace("-", "−")
+
+
+def is_not_asked(verdict: stats.Verdict) -> bool:
+    return bool(verdict.reason and verdict.reason.startswith(NOT_ASKED))
+
+
+def sizes(verdict: stats.Verdict) -> list[float]:
+    """In percentage points: one for each level that the claim is made for, or the one that decides."""
+    several = verdict.kind in ("higher", "within", "trend") and len(verdict.parts) > 1
+    found = [part.estimate for part in verdict.parts] if several else [verdict.estimate]
+    return [size for size in found if size is not None]
+
+
+def summary(language: str) -> Iterator[str]:
+    """What came of the brief's statements in all measured studies, and how much of it is evaluation."""
+    words = WORDS[language]
+    measured = [one for name in STUDIES if (one := Measured.of(name, f"{name}-scaled"))]
+    says: dict[str, dict[str, list[str]]] = {name: {} for name in ("supported", "refuted", "undecided", "not asked")}
+    apart = [0.0]
+    for one in measured:
+        for verdict in one.verdicts:
+            if verdict.id not in WORDS["why"]:
+                found = says["not asked" if is_not_asked(verdict) else verdict.verdict]
+                found.setdefault(claim(verdict, language), []).append(words["short"][one.name.removesuffix("-scaled")])
+            if verdict.metric == "accuracy":
+                pairs = zip(sizes(verdict), sizes(one.recalibrated[verdict.id]), strict=True)
+                apart += [abs(running - again) for running, again in pairs]
+    yield words["summary"]
+    yield ""
+    for name, studies_from_claim in says.items():
+        told = [f"{text} ({', '.join(studies)})" for text, studies in studies_from_claim.items()]
+        if told:
+            yield f"- **{words[name]}**: {'; '.join(told)}."
+    yield ""
+    yield words["effects"].format(f"{max(apart):.1f}")
+    yield ""
 
 
 def measured_arms(measured: Measured, language: str) -> Iterator[str]:
@@ -180,30 +270,28 @@ def measured_arms(measured: Measured, language: str) -> Iterator[str]:
 
 def provenance(measured: Measured, language: str) -> str:
     """How the figures of a study were made, in a sentence or two."""
-    words, finished = WORDS[language], measured.runs[measured.runs["status"] == "done"]
-    recipe = measured.definition["arms"][0]["recipe"]
-    images = int(recipe.get("train_per_class", 0)) * (10 if recipe["dataset"] == "cifar10" else 100) or 50_000
+    words, recipe = WORDS[language], measured.definition["arms"][0]["recipe"]
     return words["provenance"].format(
         version=words[measured.version],
         commands=measured.commands(),
-        runs=len(finished),
+        runs=len(measured.finished),
         seeds=len(measured.definition["seeds"]),
         epochs=recipe["epochs"],
-        images=f"{images:,}",
+        images=f"{measured.images:,}",
         dataset={"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}[recipe["dataset"]],
         device=measured.made("device"),
         precision=measured.made("precision"),
         torch=measured.made("torch"),
         commit=measured.made("commit"),
-        days=" – ".join(sorted({str(started)[:10] for started in (finished["started"].min(), finished["started"].max())})),
-        hours=f"{sum(map(sum, {(row.seconds_train, row.seconds_evaluate) for row in finished.itertuples()})) / 3600:.1f}",
+        days=measured.days,
+        hours=f"{measured.hours:.1f}",
         folder=f"results/{measured.name}/report.md",
     )
 
 
 def tables(language: str) -> str:
     """What stands between the marks of a README."""
-    return "\n".join(["", *(line for name in STUDIES for line in section(name, language))])
+    return "\n".join(["", *summary(language), *(line for name in STUDIES for line in section(name, language))])
 
 
 def recipe_table(name: str) -> Iterator[str]:
@@ -219,9 +307,17 @@ def recipe_table(name: str) -> Iterator[str]:
         row = accuracy.loc[recipe]
         yield f"| {recipe} | " + " | ".join(f"{value:.2f}" for value in (row.mean(), *row)) + " |"
     yield ""
-    device, precision, torch = (runs[what].dropna().unique()[0] for what in ("device", "precision", "torch"))
-    networks = len(runs.dropna(subset="accuracy"))
-    yield f"n = 1 seed ({runs['seed'].unique()[0]}), {networks} networks; {device}, {precision}, torch {torch}."
+    made = Measured.of(name)
+    assert made is not None
+    recipe = made.definition["arms"][0]["recipe"]
+    finished, epochs = runs.dropna(subset="accuracy"), recipe["epochs"]
+    without = int(finished["commit"].isna().sum())
+    commits = f"commit {made.made('commit')}" + (f" ({without} of the runs name none)" if without else "")
+    yield (
+        f"n = 1 seed ({runs['seed'].unique()[0]}), {len(finished)} networks, {epochs} epoch{'s' * (epochs > 1)} on "
+        f"{made.images:,} images; {made.made('device')}, {made.made('precision')}, torch {made.made('torch')}, {commits}, "
+        f"{made.days}, {made.hours:.1f} hours of computing."
+    )
 
 
 def second_runs() -> Iterator[str]:

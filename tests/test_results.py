@@ -85,6 +85,21 @@ def test_every_claim_and_factor_has_its_words_in_korean(name):
     assert set(publish.WORDS["en"]) == set(words)
 
 
+def test_effects_are_told_with_running_and_with_recalibrated_statistics():
+    runs = pd.read_csv(publish.RESULTS / "sigmoid-vs-relu-scaled" / "runs.csv").query("`model.norm` == 'batch'")
+    text = publish.READMES["en"].read_text("utf-8")
+    told = re.search(r"ReLU is above sigmoid at every depth \((.*) points; recalibrated (.*)\)", text)
+    for metric, sizes in zip(("accuracy", "accuracy_recalibrated"), told.groups(), strict=True):
+        means = runs.pivot_table(index="model.depth", columns="model.activation", values=metric)
+        assert [float(size) for size in sizes.split(" / ")] == pytest.approx(list(means["relu"] - means["sigmoid"]), abs=0.051)
+
+
+def test_what_a_scaled_study_did_not_ask_is_neither_supported_nor_refuted():
+    lines = dict(line.split("**: ", 1) for line in publish.summary("en") if line.startswith("- **"))
+    assert "batch size 32" in lines["- **not asked of this version"]
+    assert not any("batch size 32" in claims for heading, claims in lines.items() if "not asked" not in heading)
+
+
 @pytest.mark.parametrize(
     ("seeds", "changes", "expected"),
     [
