@@ -276,6 +276,7 @@ def provenance(measured: Measured, language: str) -> str:
         commands=measured.commands(),
         runs=len(measured.finished),
         seeds=len(measured.definition["seeds"]),
+        plural="s" * (len(measured.definition["seeds"]) > 1),
         epochs=recipe["epochs"],
         images=f"{measured.images:,}",
         dataset={"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}[recipe["dataset"]],
