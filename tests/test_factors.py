@@ -289,7 +289,7 @@ def test_verdict_report_and_pairing_cope_with_arms_that_lack_a_factor(finished):
     page = (finished[1] / "report.md").read_text()
     assert "7 arms × 2 to 4 seeds: 18 runs, 18 done" in page
     assert "| norm group, groups 4, batch size 10 | 2 |" in page
-    assert "| none, batch size 10 | 4 |" in page
+    assert "| norm none, batch size 10 | 4 |" in page
     assert "Declared of the arms: excluded: 3 of 10 combinations" in page
     with store.read(finished[1]) as opened:
         assert {len(run.arm) for run in opened.runs()} == {2, 3}
