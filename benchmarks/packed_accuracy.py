@@ -9,7 +9,6 @@ drift apart as two seeds do; neither way may be the better one. The packaged stu
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -26,7 +25,7 @@ def trained(pack: Pack) -> list[float]:
     return [result.metrics["accuracy"] for result in results]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("study", nargs="?", default="conv-activation-norm-position")
     parser.add_argument("--arm", type=int, default=0, help="its place in the study")
@@ -34,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--replicas", type=int, default=2)
     parser.add_argument("--set", action="append", default=[], dest="changes")
     parser.add_argument("--workers", type=int, default=2)
-    asked = parser.parse_args(arguments)
+    asked = parser.parse_args()
     loaded = study.load(asked.study, scaled=True, seeds=asked.seeds, first_seed=100, changes=asked.changes)  # no study's seeds
     arm = loaded.arms[asked.arm].levels
     runs = [run for run in loaded.runs() if run.arm == arm]

@@ -25,8 +25,9 @@ import pandas as pd
 
 from allelse import stats, store, study
 from allelse.design import matches
-from allelse.report import judge, write_report
+from allelse.report import gather, write_report
 from allelse.report.evidence import NOT_ASKED, judge_table
+from allelse.report.findings import Findings
 from benchmarks import replication
 
 ROOT = Path(__file__).parents[1]
@@ -85,11 +86,9 @@ def kept_as(definition: Mapping[str, Any]) -> str:
 class Measured:
     """What is kept of one study."""
 
-    definition: Mapping[str, Any]
+    findings: Findings
     runs: pd.DataFrame
-    verdicts: list[stats.Verdict]
-    parts: Sequence[Mapping[str, Any]]
-    """that it was united from, with the seeds of each"""
+    """with where and how fast each was trained"""
 
     @classmethod
     def of(cls, *names: str) -> Measured | None:
@@ -97,8 +96,16 @@ class Measured:
         for name in names:
             if (RESULTS / name / store.FILE).exists():
                 with store.read(RESULTS / name) as opened:
-                    return cls(opened.definition, opened.table(timing=True), judge(opened), opened.parts)
+                    return cls(gather(opened), opened.table(timing=True))
         return None
+
+    @property
+    def definition(self) -> Mapping[str, Any]:
+        return self.findings.definition
+
+    @property
+    def verdicts(self) -> Sequence[stats.Verdict]:
+        return self.findings.verdicts
 
     @cached_property
     def recalibrated(self) -> dict[str, stats.Verdict]:
@@ -136,26 +143,23 @@ class Measured:
     @property
     def days(self) -> str:
         """On which the first and the last run began."""
-        return " – ".join(sorted({str(day)[:10] for day in (self.finished["started"].min(), self.finished["started"].max())}))
+        return " – ".join(dict.fromkeys((self.findings.days[0], self.findings.days[-1])))
 
     @property
     def hours(self) -> float:
-        """Of training and evaluating; runs of one pack share theirs."""
-        return sum(map(sum, {(row.seconds_train, row.seconds_evaluate) for row in self.finished.itertuples()})) / 3600
+        return self.findings.seconds / 3600
 
     def arms(self, metric: str) -> pd.DataFrame:
         return stats.arm_table(self.runs, self.factors, metric)
 
-    def commands(self) -> str:
-        """What was typed, for each part."""
-        command = self.definition["command"]
-        firsts = [f"{command} --first-seed {part['seeds'][0]}" for part in self.parts[1:]]
-        return " + ".join(f"`{one}`" for one in (command, *firsts))
+    @property
+    def devices(self) -> str:
+        """With the precision there."""
+        return " and ".join(self.findings.machines)
 
     def made(self, column: str) -> str:
         """What all finished runs have in a column, each value once."""
-        # Runs of an earlier commit say "1 threads".
-        return ", ".join(sorted({str(value).replace("(1 threads)", "(1 thread)") for value in self.runs[column].dropna()}))
+        return ", ".join(sorted(set(map(str, self.runs[column].dropna()))))
 
 
 def arm_rows(measured: Measured) -> Iterator[list[str]]:
@@ -273,15 +277,14 @@ def provenance(measured: Measured, language: str) -> str:
     words, recipe = WORDS[language], measured.definition["arms"][0]["recipe"]
     return words["provenance"].format(
         version=words[measured.version],
-        commands=measured.commands(),
+        commands=" + ".join(f"`{command}`" for command in measured.findings.commands),
         runs=len(measured.finished),
         seeds=len(measured.definition["seeds"]),
         plural="s" * (len(measured.definition["seeds"]) > 1),
         epochs=recipe["epochs"],
         images=f"{measured.images:,}",
         dataset={"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}[recipe["dataset"]],
-        device=measured.made("device"),
-        precision=measured.made("precision"),
+        devices=measured.devices,
         torch=measured.made("torch"),
         commit=measured.made("commit"),
         days=measured.days,
@@ -316,7 +319,7 @@ def recipe_table(name: str) -> Iterator[str]:
     commits = f"commit {made.made('commit')}" + (f" ({without} of the runs name none)" if without else "")
     yield (
         f"n = 1 seed ({runs['seed'].unique()[0]}), {len(finished)} networks, {epochs} epoch{'s' * (epochs > 1)} on "
-        f"{made.images:,} images; {made.made('device')}, {made.made('precision')}, torch {made.made('torch')}, {commits}, "
+        f"{made.images:,} images; {made.devices}, torch {made.made('torch')}, {commits}, "
         f"{made.days}, {made.hours:.1f} hours of computing."
     )
 

@@ -19,7 +19,7 @@ from allelse.report.curves import learning_curves
 from allelse.report.differences import differences
 from allelse.report.figures import inline
 from allelse.report.gradients import gradients
-from allelse.report.layout import choose, doubles, few
+from allelse.report.layout import choose, doubles, few, layout_of
 from allelse.report.shapes import Chart, Rows
 from allelse.report.style import drawable, style
 
@@ -51,8 +51,14 @@ def test_levels_that_double_get_a_logarithmic_axis():
     assert not doubles([1, 2, 3])
     assert not doubles([0, 1, 2])
     assert not doubles([2, 4])
-    assert doubles([2, 8, 64, 128])
-    assert not doubles([1, 4, 8]), "a trend over these is told per unit"
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(None, "linear"), ("linear", "linear"), ("log2", "log2"), ("order", "log2")])
+def test_an_axis_has_the_scale_of_the_trend_that_is_claimed_along_it(tmp_path, scale, expected):
+    trend = {"id": "t", "says": "up", "kind": "trend", "along": "model.depth", "direction": "up", "scale": scale}
+    claims = [{**trend, "where": {"model.activation": "relu"}}]
+    assert layout_of(findings_of(tmp_path / "with", definition(claims=claims))).scale == expected
+    assert layout_of(findings_of(tmp_path / "without", definition(claims=[]))).scale == "log2"
 
 
 def test_truth_values_are_no_numbers_for_an_axis():

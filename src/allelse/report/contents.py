@@ -288,13 +288,8 @@ def _again(findings: Findings) -> tuple[str, list[str]]:
         "All that the study file said, with what the command changed, is in the definition below.",
         f"All results are in study.sqlite, in {findings.folder}; 'allelse results' and 'allelse verdicts' read the same file.",
     ]
-    command = definition.get("command", "allelse run STUDY")
-    firsts = list(dict.fromkeys(part["seeds"][0] for part in findings.parts))
-    if len(firsts) < 2:
-        return f"{command} --out DIR", notes
-    runs = [
-        f"{command}{f' --first-seed {first}' if first != seeds[0] else ''} --out DIR{number}"
-        for number, first in enumerate(firsts, start=1)
-    ]
-    folders = " ".join(f"DIR{number}" for number in range(1, len(runs) + 1))
-    return "\n".join([*runs, f"allelse merge DIR {folders}"]), notes
+    if len(findings.commands) == 1:
+        return f"{findings.commands[0]} --out DIR", notes
+    folders = [f"DIR{number}" for number, _ in enumerate(findings.commands, start=1)]
+    runs = [f"{command} --out {folder}" for command, folder in zip(findings.commands, folders, strict=True)]
+    return "\n".join([*runs, f"allelse merge DIR {' '.join(folders)}"]), notes

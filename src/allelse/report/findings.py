@@ -152,14 +152,21 @@ class Findings:
         return ", ".join(self.level_name(factor, arm[factor]) for factor in there) or "the only arm"
 
     @cached_property
+    def commands(self) -> list[str]:
+        """What trains all of it: one command, or one for each part that the folder was united from."""
+        command, first = self.definition.get("command", "allelse run STUDY"), self.definition.get("seeds", [])[:1]
+        others = [seed for seed in dict.fromkeys(part["seeds"][0] for part in self.parts) if [seed] != first]
+        return [command, *(f"{command} --first-seed {seed}" for seed in others)]
+
+    @cached_property
     def machines(self) -> list[str]:
         """Devices and precisions that the runs were made with."""
-        return sorted({f"{device_text(made)}, {made.precision}" for made in self._made})
+        return sorted({f"{device_text(made)}, {made.precision}" for made in self.made})
 
     @cached_property
     def days(self) -> list[str]:
         """On which runs were begun, in UTC."""
-        return sorted({made.started[:10] for made in self._made})
+        return sorted({made.started[:10] for made in self.made})
 
     @cached_property
     def seconds(self) -> float:
@@ -167,14 +174,15 @@ class Findings:
         packs = {tuple(sorted(run.result.timing.items())) for run in self.runs if run.result}
         return sum(value for pack in packs for name, value in pack if name != "images_per_second")
 
-    @property
-    def _made(self) -> list[Provenance]:
+    @cached_property
+    def made(self) -> list[Provenance]:
+        """Where each run with a result was made."""
         return [run.result.provenance for run in self.runs if run.result and run.result.provenance]
 
     @cached_property
     def made_with(self) -> str:
         """For captions: hardware, precision and version."""
-        versions = {made.allelse for made in self._made}
+        versions = {made.allelse for made in self.made}
         where = " and ".join(self.machines) or "unknown hardware"
         return f"{where}; allelse {', '.join(sorted(versions)) or 'of unknown version'}"
 

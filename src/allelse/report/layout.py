@@ -30,6 +30,9 @@ def layout_of(findings: Findings) -> Layout:
     """The roles in this study: a factor that only some arms have makes more series, or more panels where these are many."""
     everywhere = {factor: levels for factor, levels in findings.levels.items() if all(factor in arm for arm in findings.arms)}
     layout = choose(everywhere)
+    trends = [claim for claim in findings.claims.values() if claim.get("kind") == "trend" and claim.get("along") == layout.x]
+    if any((claim.get("scale") or "linear") == "linear" for claim in trends):  # a trend per unit is drawn along units
+        layout = replace(layout, scale="linear")
     partly = tuple(factor for factor in findings.varied if factor not in everywhere)
     series = (*layout.series, *partly)
     if len(list(combinations_of(findings, series))) <= MOST_SERIES:
@@ -49,12 +52,9 @@ def choose(levels_from_factor: Mapping[str, Sequence[Any]]) -> Layout:
 
 
 def doubles(levels: Sequence[Any]) -> bool:
-    """Whether three or more levels above 0 lie apart by factors: by equal ones, or by 2 and more over a span of 16."""
+    """Whether three or more levels, sorted, are each twice the one before or more, all above 0."""
     numbers = sorted(float(level) for level in levels)
-    if len(numbers) < 3 or numbers[0] <= 0:
-        return False
-    factors = [later / earlier for earlier, later in pairwise(numbers)]
-    return min(factors) >= 2 and (len(set(factors)) == 1 or numbers[-1] >= 16 * numbers[0])
+    return len(numbers) >= 3 and numbers[0] > 0 and all(later >= 2 * earlier for earlier, later in pairwise(numbers))
 
 
 def combinations_of(findings: Findings, factors: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -154,13 +154,10 @@ def difference_table(findings: Findings) -> Table | None:
 
 def machine_table(findings: Findings) -> Table | None:
     """What the runs were made with."""
-    kinds: Counter[tuple[str, ...]] = Counter()
-    for run in findings.runs:
-        if run.result and run.result.provenance:
-            made = run.result.provenance
-            kinds[
-                device_text(made), made.precision, str(made.threads), made.allelse, made.commit or NONE, made.torch, made.python
-            ] += 1
+    kinds = Counter(
+        (device_text(made), made.precision, str(made.threads), made.allelse, made.commit or NONE, made.torch, made.python)
+        for made in findings.made
+    )
     columns = ("device", "precision", "CPU threads", "allelse", "commit", "torch", "python", "runs")
     rows = tuple((*kind, str(count)) for kind, count in sorted(kinds.items()))
     return Table("machines", "Versions, hardware and precision", columns, rows) if rows else None
