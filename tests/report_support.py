@@ -56,7 +56,7 @@ def definition(**changes):
     }
     factors = known["factors"]
     arms = [dict(zip(factors, levels, strict=True)) for levels in product(*factors.values())]
-    return {**known, "arms": [{"levels": arm, "recipe": {"epochs": 2, "arm": arm}} for arm in arms]}
+    return {"arms": [{"levels": arm, "recipe": {"epochs": 2, "arm": arm}} for arm in arms], **known}
 
 
 def value_of(arm, seed):

@@ -21,9 +21,9 @@ from allelse.store import merging
 FACTORS = {"model.activation": ["sigmoid", "relu"]}
 
 
-def fill(folder, seeds, *, final=None, pack=2, made=MADE, accuracy=lambda spec: 50.0 + spec.seed, **changes):
+def fill(folder, seeds, *, final=None, pack=2, made=MADE, accuracy=lambda spec: 50.0 + spec.seed, factors=FACTORS, **changes):
     """A folder of two arms whose runs with a seed of ``final`` are done; packs of ``pack`` seeds of one arm."""
-    described = definition(factors=FACTORS, claims=[], seeds=list(seeds), **changes)
+    described = definition(factors=factors, claims=[], seeds=list(seeds), **changes)
     specs = [RunSpec(arm["levels"], arm["recipe"], seed) for arm in described["arms"] for seed in seeds]
     ids = [spec.id for spec in specs]
     way = {"convolution": "grouped", "graph": False}
@@ -162,6 +162,43 @@ def test_another_study_is_refused_with_what_differs(tmp_path):
     a, b = fill(tmp_path / "a", [0]), fill(tmp_path / "b", [1], alpha=0.01)
     assert refused(tmp_path / "u", a, b) == (
         f"{b}: is of another study than {a}, and results never mix: alpha: 0.05 → 0.01; leave it out"
+    )
+
+
+def some(*activations):
+    return {"factors": {"model.activation": list(activations)}}
+
+
+def test_folders_with_some_of_the_arms_are_taken_into_one_that_declares_all(tmp_path):
+    whole = fill(tmp_path / "whole", [0, 1], final=[])
+    relu, sigmoid = fill(tmp_path / "relu", [0], **some("relu")), fill(tmp_path / "sigmoid", [2], **some("sigmoid"))
+    assert store.merge(tmp_path / "u", [relu, sigmoid, whole]) == [
+        f"{tmp_path}/u: 5 runs of 3 seeds: 2 done, 3 pending, from 3 folders",
+        f"{relu}: has 1 of the 2 arms",
+        f"{sigmoid}: has 1 of the 2 arms",
+    ]
+    runs, seeds = of_seeds(tmp_path / "u")
+    assert seeds == [0, 1, 2]
+    assert runs == [
+        *(("sigmoid", seed, status) for seed, status in zip(seeds, ["pending", "pending", "done"], strict=True)),
+        *(("relu", seed, status) for seed, status in zip([0, 1], ["done", "pending"], strict=True)),
+    ]
+    with store.write(tmp_path / "u", definition(factors=FACTORS, claims=[], seeds=[0, 1])) as opened:
+        assert opened.counts() == {"pending": 3, "done": 2}, "the whole study goes on there"
+
+
+def test_some_of_the_arms_with_another_recipe_are_of_another_study(tmp_path):
+    a, relu = fill(tmp_path / "a", [0]), {"model.activation": "relu"}
+    other = fill(tmp_path / "b", [1], **some("relu"), arms=[{"levels": relu, "recipe": {"epochs": 99, "arm": relu}}])
+    assert refused(tmp_path / "u", a, other).endswith("never mix: arms 1.recipe.epochs: 2 → 99; leave it out")
+
+
+@pytest.mark.parametrize("other", [["tanh"], ["relu", "tanh"]])
+def test_an_arm_that_no_folder_with_more_arms_declares_is_named(other, tmp_path):
+    a, b = fill(tmp_path / "a", [0]), fill(tmp_path / "b", [1], **some(*other))
+    assert refused(tmp_path / "u", a, b) == (
+        f'{b}: is of another study than {a}, and results never mix: that one lacks the arm model.activation = "tanh"; leave it '
+        f"out, or name a folder that has the arms of both"
     )
 
 

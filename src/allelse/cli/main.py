@@ -318,7 +318,7 @@ def merge(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder, or one of the same study.")],
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Output folders of one study; only read.")],
 ) -> None:
-    """Unite folders of one study, from several machines or with other seeds, in one; run, results and report go on there."""
+    """Unite folders of one study, from several machines, with other seeds or fewer arms, in one, where run and report go on."""
     from allelse import store
 
     print("\n".join(store.merge(out, folders)))

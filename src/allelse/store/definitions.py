@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+from allelse.records import canonical_json
 
 WITHOUT_WEIGHT = ("command", "notes", "references")
 """by which command a study was asked for, our words, and what others published do not make it another one"""
@@ -26,6 +28,38 @@ def fits(stored: Mapping[str, Any], given: Mapping[str, Any], *, united: bool) -
 def same_but_for_seeds(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two folders are of one study, each with seeds of its own."""
     return _decisive(seedless(one)) == _decisive(seedless(other))
+
+
+def apart(part: Mapping[str, Any], whole: Mapping[str, Any]) -> str:
+    """Why ``part`` is not of one study with ``whole``, with seeds of its own and all of the arms or some, and what to do; empty
+    when it is."""
+    if found := differences(_narrowed(whole, part), _narrowed(part, whole)):
+        return f"{found}; leave it out"
+    known = _texts(arm["levels"] for arm in whole["arms"])
+    others = [arm["levels"] for arm in part["arms"] if canonical_json(arm["levels"]) not in known]
+    return (
+        f"that one lacks the arm {_arm(others[0])}; leave it out, or name a folder that has the arms of both" if others else ""
+    )
+
+
+def _narrowed(definition: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """A definition without seeds, with only those levels and arms that the other one has too."""
+    known = {factor: _texts(levels) for factor, levels in other["factors"].items()}
+    factors = {
+        factor: [level for level in levels if canonical_json(level) in known.get(factor, ())]
+        for factor, levels in definition["factors"].items()
+    }
+    arms = _texts(arm["levels"] for arm in other["arms"])
+    narrow = seedless(definition)
+    return {**narrow, "factors": factors, "arms": [arm for arm in narrow["arms"] if canonical_json(arm["levels"]) in arms]}
+
+
+def _arm(levels: Mapping[str, Any]) -> str:
+    return ", ".join(f"{factor} = {_shown(level)}" for factor, level in levels.items())
+
+
+def _texts(values: Iterable[Any]) -> set[str]:
+    return set(map(canonical_json, values))
 
 
 def seedless(definition: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Merging: output folders of one study, from several machines, in; one folder that holds all of their runs, out.
 
-The folders are copies of one that went on in different places, or were begun apart, with other seeds. Nothing is trained and
-nothing is chosen: a run that was finished once is taken as it is, one that was finished several times must have come out the
-same, or be explained by another device, precision, version or pack, and then the first is kept and the rest is told.
+The folders are copies of one that went on in different places, or were begun apart, with other seeds or with some of the arms
+of one of them. Nothing is trained and nothing is chosen: a run that was finished once is taken as it is, one that was
+finished several times must have come out the same, or be explained by another device, precision, version or pack, and then the
+first is kept and the rest is told.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 from allelse.errors import StoreError
 from allelse.records import RunResult, canonical_json, digest
 from allelse.store import schema
-from allelse.store.definitions import differences, same_but_for_seeds, seedless
+from allelse.store.definitions import apart
 from allelse.store.faults import explained, on_disk
 from allelse.store.folder import UNFINISHED, connected, read, taken, transaction
 from allelse.store.opened import FINAL, Store, StoredRun
@@ -57,6 +58,8 @@ class _Source:
 def merge(out: str | Path, folders: Sequence[str | Path]) -> list[str]:
     """Unite output folders of one study in ``out``, with all their seeds, runs and plans; ``allelse run`` goes on there.
 
+    Where some have fewer arms, as of a study that was begun with fewer levels, one of the folders must have the arms of all.
+
     ``out`` is written whole, or is left as it was; the folders are only read.
 
     Arguments:
@@ -83,10 +86,11 @@ def merge(out: str | Path, folders: Sequence[str | Path]) -> list[str]:
         sources = [one for one in sources if _planned(one)]
         if not sources:
             raise StoreError(f"{out}: nothing to unite: none of the folders has planned a run; name others")
-        _check_one_study(sources)
-        comparison = _united([one.comparison for one in sources if one.comparison], sources[0].definition, notes)
-        tuning = _united([one.tuned_by for one in sources if one.tuned_by], sources[0].definition, notes)
-        definition = _definition(sources, comparison, notes)
+        whole = max(sources, key=lambda one: len(one.definition["arms"]))  # the first of those with as many
+        _check_one_study(whole, sources, notes)
+        comparison = _united([one.comparison for one in sources if one.comparison], whole.definition, notes)
+        tuning = _united([one.tuned_by for one in sources if one.tuned_by], whole.definition, notes)
+        definition = _definition(whole, sources, comparison, notes)
         settled = next((one.tuning for one in sources if one.tuning), None)
         parts = [_described(one) for one in sources]
         for part in (comparison, tuning):
@@ -142,22 +146,16 @@ def _planned(source: _Source) -> bool:
     return bool(source.comparison or source.tuned_by)
 
 
-def _check_one_study(sources: Sequence[_Source]) -> None:
-    first = sources[0]
-    for one in sources[1:]:
-        if not same_but_for_seeds(first.definition, one.definition):
+def _check_one_study(whole: _Source, sources: Sequence[_Source], notes: list[str]) -> None:
+    arms = len(whole.definition["arms"])
+    for one in sources:
+        if why := apart(one.definition, whole.definition):
+            raise StoreError(f"{one.folder}: is of another study than {whole.folder}, and results never mix: {why}")
+        if len(one.definition["arms"]) < arms:
+            notes.append(f"{one.folder}: has {len(one.definition['arms'])} of the {arms} arms")
+        if whole.tuned_by and one.tuned_by and set(whole.tuned_by.runs) != set(one.tuned_by.runs):
             raise StoreError(
-                f"{one.folder}: is of another study than {first.folder}, and results never mix: "
-                f"{differences(seedless(first.definition), seedless(one.definition))}; leave it out"
-            )
-        if (
-            first.definition.get("tune")
-            and first.tuned_by
-            and one.tuned_by
-            and set(first.tuned_by.runs) != set(one.tuned_by.runs)
-        ):
-            raise StoreError(
-                f"{one.folder}: tuned on other runs than {first.folder}, so their arms may have other numbers; "
+                f"{one.folder}: tuned on other runs than {whole.folder}, so their arms may have other numbers; "
                 f"let one folder tune, and go on in copies of it"
             )
     settled = [one for one in sources if one.tuning]
@@ -269,24 +267,24 @@ def _reasons(run: str, first: _Part, second: _Part) -> Iterator[str]:
         yield f"another pack (of {new}, not of {old})" if old != new else "another pack"
 
 
-def _definition(sources: Sequence[_Source], comparison: _Part | None, notes: list[str]) -> dict[str, Any]:
-    """The first one's, with the seeds of all."""
-    first = sources[0].definition
-    for one in sources[1:]:
-        if one.definition["references"] != first["references"]:
-            notes.append(f"{one.folder}: names other published figures; those of {sources[0].folder} are kept")
+def _definition(whole: _Source, sources: Sequence[_Source], comparison: _Part | None, notes: list[str]) -> dict[str, Any]:
+    """That of the whole, with the seeds of all."""
+    declared = whole.definition
+    for one in sources:
+        if one.definition["references"] != declared["references"]:
+            notes.append(f"{one.folder}: names other published figures; those of {whole.folder} are kept")
     if comparison is None:
-        return first
+        return declared
     seeds_from_arm: dict[str, set[int]] = {}
     for run in comparison.runs.values():
         seeds_from_arm.setdefault(canonical_json(run.arm), set()).add(run.seed)
     seeds = sorted({seed for one in sources for seed in one.definition["seeds"]})
     arms = []
-    for arm in first["arms"]:
+    for arm in declared["arms"]:
         own = seeds_from_arm.get(canonical_json(arm["levels"]), set())
         plain = {key: value for key, value in arm.items() if key != "seeds"}
         arms.append(plain if own == set(seeds) else {**plain, "seeds": len(own)})
-    return {**first, "seeds": seeds, "arms": arms}
+    return {**declared, "seeds": seeds, "arms": arms}
 
 
 def _described(source: _Source) -> dict[str, Any]:
