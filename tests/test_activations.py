@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from engine_support import ACTIVATIONS, VARIANTS, model_of, network_of, plain_activation
+from engine_support import ACTIVATIONS, VARIANTS, model_of, network_of
+from plain_networks import plain_activation
 from pydantic import TypeAdapter
 from torch import nn
 

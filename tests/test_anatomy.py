@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from engine_support import model_of, plain_network
+from engine_support import model_of
+from plain_networks import plain_network
 from test_exactness import MODELS
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode

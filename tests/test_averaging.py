@@ -8,20 +8,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from engine_support import (
-    CPU,
-    SEEDS,
+from engine_support import CPU, SEEDS, pack_of, tiny_recipe, toy_dataset, trained
+from plain_networks import (
     assert_same_state,
     epoch_batches,
     load_replica,
-    pack_of,
     plain_network,
     plain_optimizer,
     slow_batch,
-    tiny_recipe,
-    toy_dataset,
     train_plain,
-    trained,
 )
 from pydantic import ValidationError
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn

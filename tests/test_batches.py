@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from engine_support import CPU, SEEDS, draws_of, epoch_batches, slow_batch, tiny_recipe, toy_dataset
+from engine_support import CPU, SEEDS, draws_of, tiny_recipe, toy_dataset
+from plain_networks import epoch_batches, slow_batch
 
 from allelse import recipe
 from allelse.engine.batches import ImageFeed, TrainingBatches, scale_of

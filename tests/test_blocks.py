@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from engine_support import NORMS, plain_norm
+from engine_support import NORMS
+from plain_networks import plain_norm
 from pydantic import TypeAdapter
 from torch import nn
 

@@ -5,16 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from engine_support import (
-    SEEDS,
-    load_replica,
-    pack_of,
-    plain_network,
-    slow_batch,
-    tiny_recipe,
-    toy_dataset,
-    trained,
-)
+from engine_support import SEEDS, pack_of, tiny_recipe, toy_dataset, trained
+from plain_networks import load_replica, plain_network, slow_batch
 
 from allelse.engine.draws import draw_epoch
 from allelse.engine.evaluate import batch_norms, evaluate, evaluate_three_ways, recalibrate

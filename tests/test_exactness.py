@@ -18,22 +18,24 @@ from engine_support import (
     ORDERS,
     SEEDS,
     VARIANTS,
-    assert_same_state,
-    epoch_batches,
-    load_replica,
     model_of,
     network_of,
     pack_of,
+    tiny_recipe,
+    toy_dataset,
+    trained,
+)
+from norm_oracles import PAPER_NORMS
+from plain_networks import (
+    assert_same_state,
+    epoch_batches,
+    load_replica,
     packed_name,
     plain_network,
     plain_optimizer,
     slow_batch,
-    tiny_recipe,
-    toy_dataset,
     train_plain,
-    trained,
 )
-from norm_oracles import PAPER_NORMS
 
 from allelse import recipe
 from allelse.engine import train_pack

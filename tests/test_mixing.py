@@ -9,20 +9,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from engine_support import (
-    CPU,
-    SEEDS,
-    assert_same_state,
-    draws_of,
-    load_replica,
-    pack_of,
-    plain_network,
-    plain_optimizer,
-    slow_batch,
-    tiny_recipe,
-    toy_dataset,
-    trained,
-)
+from engine_support import CPU, SEEDS, draws_of, pack_of, tiny_recipe, toy_dataset, trained
+from plain_networks import assert_same_state, load_replica, plain_network, plain_optimizer, slow_batch
 from pydantic import ValidationError
 from scipy import stats
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from engine_support import ORDERS, SEEDS, load_replica, model_of, network_of, plain_network
+from engine_support import ORDERS, SEEDS, model_of, network_of
+from plain_networks import load_replica, plain_network
 
 from allelse import recipe
 from allelse.errors import StudyError

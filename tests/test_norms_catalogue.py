@@ -5,19 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from engine_support import (
-    CPU,
-    SEEDS,
-    load_replica,
-    model_of,
-    network_of,
-    pack_of,
-    plain_network,
-    tiny_recipe,
-    toy_dataset,
-    trained,
-)
+from engine_support import CPU, SEEDS, model_of, network_of, pack_of, tiny_recipe, toy_dataset, trained
 from norm_oracles import PAPER_NORMS, PLAIN_FROM_NAME, standardized
+from plain_networks import load_replica, plain_network
 from pydantic import TypeAdapter, ValidationError
 from study_support import TINY, write_study
 from torch import nn

@@ -8,7 +8,8 @@ import re
 
 import pytest
 import torch
-from engine_support import load_replica, model_of, network_of, packed_name, plain_network, plain_optimizer
+from engine_support import model_of, network_of
+from plain_networks import load_replica, packed_name, plain_network, plain_optimizer
 from pydantic import TypeAdapter, ValidationError
 
 from allelse import recipe

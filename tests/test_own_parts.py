@@ -6,24 +6,12 @@ import re
 from functools import partial
 from pathlib import Path
 
-import engine_support
 import parts_of_users
+import plain_networks
 import pytest
 import torch
-from engine_support import (
-    CPU,
-    SEEDS,
-    assert_same_state,
-    epoch_batches,
-    model_of,
-    network_of,
-    pack_of,
-    plain_network,
-    tiny_recipe,
-    toy_dataset,
-    train_plain,
-    trained,
-)
+from engine_support import CPU, SEEDS, model_of, network_of, pack_of, tiny_recipe, toy_dataset, trained
+from plain_networks import assert_same_state, epoch_batches, plain_network, train_plain
 from torch import nn
 
 from allelse import own, recipe
@@ -135,9 +123,9 @@ MODELS["declared"]["norm"] = {"name": "group", "groups": 2}
 )
 def test_whole_trainings_equal_the_users_own_classes_alone(model, optimizer, monkeypatch):
     for name in ("plain_norm", "plain_activation"):
-        ours = getattr(engine_support, name)
+        ours = getattr(plain_networks, name)
         monkeypatch.setattr(
-            engine_support,
+            plain_networks,
             name,
             lambda named, *sizes, ours=ours: (
                 lone_part(named, *sizes[:1]) if isinstance(named, recipe.OwnPart) else ours(named, *sizes)

@@ -8,18 +8,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from engine_support import (
-    CPU,
-    SEEDS,
-    load_replica,
-    pack_of,
-    plain_network,
-    slow_batch,
-    tiny_recipe,
-    toy_dataset,
-    train_plain,
-    trained,
-)
+from engine_support import CPU, SEEDS, pack_of, tiny_recipe, toy_dataset, trained
+from plain_networks import load_replica, plain_network, slow_batch, train_plain
 
 from allelse import recipe
 from allelse.engine import compute_dtype, train_pack

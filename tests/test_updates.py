@@ -6,20 +6,8 @@ import json
 
 import pytest
 import torch
-from engine_support import (
-    CPU,
-    SEEDS,
-    assert_same_state,
-    epoch_batches,
-    load_replica,
-    pack_of,
-    plain_network,
-    plain_optimizer,
-    tiny_recipe,
-    toy_dataset,
-    train_plain,
-    trained,
-)
+from engine_support import CPU, SEEDS, pack_of, tiny_recipe, toy_dataset, trained
+from plain_networks import assert_same_state, epoch_batches, load_replica, plain_network, plain_optimizer, train_plain
 from study_support import PLAIN, changed, write_study
 
 from allelse import data, plan, recipe, study
