@@ -264,7 +264,7 @@ def pairing_of(*fingerprints: dict[str, str]) -> list[str]:
 
 def test_the_fingerprints_of_a_seed_prove_the_pairing_or_disprove_it():
     same = {"data": "d", "order": "o", "init a 1": "i"}
-    assert pairing_of(same, {**same, "init b 2": "j"})[0].startswith("paired: within each of 1 seeds")
+    assert pairing_of(same, {**same, "init b 2": "j"})[0].startswith("paired: within its one seed, all finished")
     assert pairing_of(same, {**same, "order": "p"}) == ["NOT paired: within a seed, arms differ in order"]
     assert pairing_of(same, {**same, "init a 1": "k"}) == ["NOT paired: within a seed, arms differ in init a 1"]
     assert pairing_of() == []

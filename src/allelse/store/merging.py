@@ -114,8 +114,12 @@ def merge(out: str | Path, folders: Sequence[str | Path]) -> list[str]:
             on_disk(out)
     statuses = [row[4] for row in comparison.rows.values()] if comparison else []
     counted = ", ".join(f"{statuses.count(status)} {status}" for status in RANK if status in statuses)
-    what = f"{len(statuses)} runs of {len(definition['seeds'])} seeds: {counted}" if statuses else "the tuning runs"
-    return [f"{out}: {what}, from {len(sources)} folder{'s' if len(sources) > 1 else ''}", *notes]
+    runs = f"{_counted(len(statuses), 'run')} of {_counted(len(definition['seeds']), 'seed')}: {counted}"
+    return [f"{out}: {runs if statuses else 'the tuning runs'}, from {_counted(len(sources), 'folder')}", *notes]
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' if number > 1 else ''}"
 
 
 def _remove(path: Path) -> None:

@@ -22,7 +22,8 @@ def pairing(runs: Sequence[StoredRun]) -> list[str]:
         return [f"NOT paired: within a seed, arms differ in {name}" for name in names if name in broken]
     layers = sum(name.startswith("init ") for name in names)
     seeds = len({run.seed for run, _ in fingerprints})
+    within = f"within each of {seeds} seeds" if seeds > 1 else "within its one seed"
     return [
-        f"paired: within each of {seeds} seeds, all finished arms share data, training subset, order and augmentation, where "
+        f"paired: {within}, all finished arms share data, training subset, order and augmentation, where "
         f"their recipes ask for the same, and the initial weights of equal layers ({layers} compared)"
     ]
