@@ -16,6 +16,7 @@ from study_support import PLAIN, TINY, Quiet, allelse, changed, mistake, statuse
 from allelse import launch, store, study
 from allelse.errors import StoreError
 from allelse.records import RunSpec, canonical_json, digest
+from allelse.report import gather
 from allelse.store import merging
 
 FACTORS = {"model.activation": ["sigmoid", "relu"]}
@@ -169,37 +170,73 @@ def some(*activations):
     return {"factors": {"model.activation": list(activations)}}
 
 
-def test_folders_with_some_of_the_arms_are_taken_into_one_that_declares_all(tmp_path):
-    whole = fill(tmp_path / "whole", [0, 1], final=[])
+def test_folders_with_some_of_the_arms_are_taken_into_those_that_have_all(tmp_path):
+    first, second = fill(tmp_path / "first", [0, 1], final=[1]), fill(tmp_path / "second", [2], final=[])
     relu, sigmoid = fill(tmp_path / "relu", [0], **some("relu")), fill(tmp_path / "sigmoid", [2], **some("sigmoid"))
-    assert store.merge(tmp_path / "u", [relu, sigmoid, whole]) == [
-        f"{tmp_path}/u: 5 runs of 3 seeds: 2 done, 3 pending, from 3 folders",
+    assert store.merge(tmp_path / "u", [relu, first, sigmoid, second]) == [
+        f"{tmp_path}/u: 6 runs of 3 seeds: 4 done, 2 pending, from 4 folders",
         f"{relu}: has 1 of the 2 arms",
         f"{sigmoid}: has 1 of the 2 arms",
     ]
     runs, seeds = of_seeds(tmp_path / "u")
     assert seeds == [0, 1, 2]
-    assert runs == [
-        *(("sigmoid", seed, status) for seed, status in zip(seeds, ["pending", "pending", "done"], strict=True)),
-        *(("relu", seed, status) for seed, status in zip([0, 1], ["done", "pending"], strict=True)),
-    ]
+    statuses = ["pending", "done", "done", "done", "done", "pending"]
+    assert runs == [(*run, status) for run, status in zip(product(["sigmoid", "relu"], seeds), statuses, strict=True)]
     with store.write(tmp_path / "u", definition(factors=FACTORS, claims=[], seeds=[0, 1])) as opened:
-        assert opened.counts() == {"pending": 3, "done": 2}, "the whole study goes on there"
+        assert opened.counts() == {"pending": 2, "done": 4}, "the whole study goes on there"
+        assert [part["seeds"] for part in opened.parts] == [[0, 1], [2]], "which have all arms"
+
+
+def test_what_follows_from_the_arms_alone_may_differ_where_some_are_left_out(tmp_path):
+    """Levels that are excluded, factors that other arms lack, data and parts of the user's own that only some arms use."""
+    more = {
+        "data": {"digits": "d", "cifar10": "c"},
+        "own parts": {"mine": "m"},
+        "excluded": [{"model.activation": "sigmoid"}],
+        "factors": {**FACTORS, "model.norm": ["batch"]},
+    }
+    arms = definition(factors=FACTORS)["arms"]
+    whole = fill(tmp_path / "whole", [0], final=[], **more, arms=arms)
+    part = fill(tmp_path / "part", [0], **some("relu"), data={"digits": "d"})
+    assert store.merge(tmp_path / "u", [whole, part])[0].endswith("2 runs of 1 seed: 1 done, 1 pending, from 2 folders")
+    other = fill(tmp_path / "other", [0], **some("relu"), data={"digits": "of other images"})
+    assert 'data.digits: "d" → "of other images"; leave it out' in refused(tmp_path / "v", whole, other)
 
 
 def test_some_of_the_arms_with_another_recipe_are_of_another_study(tmp_path):
     a, relu = fill(tmp_path / "a", [0]), {"model.activation": "relu"}
-    other = fill(tmp_path / "b", [1], **some("relu"), arms=[{"levels": relu, "recipe": {"epochs": 99, "arm": relu}}])
-    assert refused(tmp_path / "u", a, other).endswith("never mix: arms 1.recipe.epochs: 2 → 99; leave it out")
+    other = fill(tmp_path / "b", [0], **some("relu"), arms=[{"levels": relu, "recipe": {"epochs": 99, "arm": relu}}])
+    assert refused(tmp_path / "u", a, other).endswith(
+        'never mix: in the arm model.activation = "relu", recipe.epochs: 2 → 99; leave it out'
+    )
 
 
 @pytest.mark.parametrize("other", [["tanh"], ["relu", "tanh"]])
-def test_an_arm_that_no_folder_with_more_arms_declares_is_named(other, tmp_path):
-    a, b = fill(tmp_path / "a", [0]), fill(tmp_path / "b", [1], **some(*other))
+def test_an_arm_that_no_folder_with_more_arms_has_is_named(other, tmp_path):
+    a, b = fill(tmp_path / "a", [0]), fill(tmp_path / "b", [0], **some(*other))
     assert refused(tmp_path / "u", a, b) == (
         f'{b}: is of another study than {a}, and results never mix: that one lacks the arm model.activation = "tanh"; leave it '
         f"out, or name a folder that has the arms of both"
     )
+
+
+def test_a_seed_that_some_of_the_arms_alone_have_is_refused(tmp_path):
+    """Else the other arms would lack it for ever, or the study seem finished without it."""
+    a, b = fill(tmp_path / "a", [0, 1]), fill(tmp_path / "b", [1, 7], **some("relu"))
+    assert refused(tmp_path / "u", a, b) == (
+        f"{b}: its seed 7 is planned in no folder that has all 2 arms; leave it out, or name one where 'allelse run' has begun "
+        f"with this seed"
+    )
+
+
+def test_a_united_folder_keeps_the_command_of_each_of_its_parts(tmp_path):
+    parts = [fill(tmp_path / str(seed), [seed], command=f"allelse run made-up --first-seed {seed}") for seed in (3, 0, 7)]
+    part = fill(tmp_path / "relu", [3], **some("relu"), command="allelse run made-up --first-seed 3 --set …")
+    store.merge(tmp_path / "u", [*parts[:2], part])
+    for _ in range(2):
+        store.merge(tmp_path / "u", parts[2:])
+    with store.read(tmp_path / "u") as opened:
+        assert gather(opened).commands == [f"allelse run made-up --first-seed {seed}" for seed in (3, 0, 7)]
 
 
 def test_what_holds_no_study_is_refused(tmp_path):

@@ -155,8 +155,12 @@ class Findings:
     def commands(self) -> list[str]:
         """What trains all of it: one command, or one for each part that the folder was united from."""
         command, first = self.definition.get("command", "allelse run STUDY"), self.definition.get("seeds", [])[:1]
-        others = [seed for seed in dict.fromkeys(part["seeds"][0] for part in self.parts) if [seed] != first]
-        return [command, *(f"{command} --first-seed {seed}" for seed in others)]
+
+        def of(part: Mapping[str, Any]) -> str:  # stores of early versions have none for their parts
+            moved = "" if part["seeds"][:1] == first else f" --first-seed {part['seeds'][0]}"
+            return str(part.get("command", f"{command}{moved}"))
+
+        return list(dict.fromkeys(map(of, self.parts))) or [command]
 
     @cached_property
     def machines(self) -> list[str]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from allelse.records import canonical_json
 
 WITHOUT_WEIGHT = ("command", "notes", "references")
 """by which command a study was asked for, our words, and what others published do not make it another one"""
+OF_ARMS = ("seeds", "factors", "arms", "excluded")
+NAMED = ("data", "own parts")
+"""the fingerprints of what the arms train on and of code of the user's own, by name"""
 
 
 def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> str:
@@ -31,35 +34,30 @@ def same_but_for_seeds(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool
 
 
 def apart(part: Mapping[str, Any], whole: Mapping[str, Any]) -> str:
-    """Why ``part`` is not of one study with ``whole``, with seeds of its own and all of the arms or some, and what to do; empty
-    when it is."""
-    if found := differences(_narrowed(whole, part), _narrowed(part, whole)):
+    """Why folders are not of one study, each with seeds of its own, the first with some of the arms of the second, and what to
+    do; empty when they are."""
+    recipes = {canonical_json(arm["levels"]): arm["recipe"] for arm in whole["arms"]}
+    if [*recipes] == [canonical_json(arm["levels"]) for arm in part["arms"]]:
+        found = differences(seedless(whole), seedless(part))
+        return found and f"{found}; leave it out"
+    if found := differences(*(_without_arms(one, other) for one, other in ((whole, part), (part, whole)))):
         return f"{found}; leave it out"
-    known = _texts(arm["levels"] for arm in whole["arms"])
-    others = [arm["levels"] for arm in part["arms"] if canonical_json(arm["levels"]) not in known]
-    return (
-        f"that one lacks the arm {_arm(others[0])}; leave it out, or name a folder that has the arms of both" if others else ""
-    )
+    for arm in part["arms"]:
+        name = ", ".join(f"{factor} = {_shown(level)}" for factor, level in arm["levels"].items())
+        recipe = recipes.get(canonical_json(arm["levels"]))
+        if recipe is None:
+            return f"that one lacks the arm {name}; leave it out, or name a folder that has the arms of both"
+        if found := differences({"recipe": recipe}, {"recipe": arm["recipe"]}):
+            return f"in the arm {name}, {found}; leave it out"
+    return ""
 
 
-def _narrowed(definition: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """A definition without seeds, with only those levels and arms that the other one has too."""
-    known = {factor: _texts(levels) for factor, levels in other["factors"].items()}
-    factors = {
-        factor: [level for level in levels if canonical_json(level) in known.get(factor, ())]
-        for factor, levels in definition["factors"].items()
+def _without_arms(definition: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """A definition without what follows from its arms; of what is kept by name, only what the other one has too."""
+    shared = {
+        key: {name: value for name, value in definition.get(key, {}).items() if name in other.get(key, {})} for key in NAMED
     }
-    arms = _texts(arm["levels"] for arm in other["arms"])
-    narrow = seedless(definition)
-    return {**narrow, "factors": factors, "arms": [arm for arm in narrow["arms"] if canonical_json(arm["levels"]) in arms]}
-
-
-def _arm(levels: Mapping[str, Any]) -> str:
-    return ", ".join(f"{factor} = {_shown(level)}" for factor, level in levels.items())
-
-
-def _texts(values: Iterable[Any]) -> set[str]:
-    return set(map(canonical_json, values))
+    return {**{key: value for key, value in definition.items() if key not in OF_ARMS}, **shared}
 
 
 def seedless(definition: Mapping[str, Any]) -> dict[str, Any]:

@@ -53,12 +53,15 @@ class _Source:
     tuning: dict[str, Any] | None
     comparison: _Part | None
     tuned_by: _Part | None
+    parts: list[dict[str, Any]]
+    """that it was united from itself"""
 
 
 def merge(out: str | Path, folders: Sequence[str | Path]) -> list[str]:
     """Unite output folders of one study in ``out``, with all their seeds, runs and plans; ``allelse run`` goes on there.
 
-    Where some have fewer arms, as of a study that was begun with fewer levels, one of the folders must have the arms of all.
+    Where some have fewer arms, as of a study that was begun with fewer levels, all their runs must be planned in those that
+    have all arms.
 
     ``out`` is written whole, or is left as it was; the folders are only read.
 
@@ -86,13 +89,15 @@ def merge(out: str | Path, folders: Sequence[str | Path]) -> list[str]:
         sources = [one for one in sources if _planned(one)]
         if not sources:
             raise StoreError(f"{out}: nothing to unite: none of the folders has planned a run; name others")
-        whole = max(sources, key=lambda one: len(one.definition["arms"]))  # the first of those with as many
-        _check_one_study(whole, sources, notes)
+        wholes = _wholes(sources)
+        whole = wholes[0]
+        _check_one_study(wholes, sources, notes)
         comparison = _united([one.comparison for one in sources if one.comparison], whole.definition, notes)
         tuning = _united([one.tuned_by for one in sources if one.tuned_by], whole.definition, notes)
         definition = _definition(whole, sources, comparison, notes)
         settled = next((one.tuning for one in sources if one.tuning), None)
-        parts = [_described(one) for one in sources]
+        parts = [part for one in wholes for part in one.parts or [_described(one)]]
+        parts = [part for number, part in enumerate(parts) if part not in parts[:number]]
         for part in (comparison, tuning):
             _copy_checkpoints(out, part, [one.folder for one in sources])
         with explained(out):
@@ -134,7 +139,12 @@ def _source(folder: Path) -> _Source:
     with read(folder, mend=False) as opened, opened.at_one_moment():
         tuning = opened.tuning_part
         return _Source(
-            folder, opened.definition, opened.tuning, _part(opened), _part(tuning) if tuning and tuning.plan else None
+            folder,
+            opened.definition,
+            opened.tuning,
+            _part(opened),
+            _part(tuning) if tuning and tuning.plan else None,
+            opened.parts,
         )
 
 
@@ -150,18 +160,31 @@ def _planned(source: _Source) -> bool:
     return bool(source.comparison or source.tuned_by)
 
 
-def _check_one_study(whole: _Source, sources: Sequence[_Source], notes: list[str]) -> None:
-    arms = len(whole.definition["arms"])
+def _wholes(sources: Sequence[_Source]) -> list[_Source]:
+    """Those with the most arms."""
+    most = max(len(one.definition["arms"]) for one in sources)
+    return [one for one in sources if len(one.definition["arms"]) == most]
+
+
+def _check_one_study(wholes: Sequence[_Source], sources: Sequence[_Source], notes: list[str]) -> None:
+    whole, arms = wholes[0], len(wholes[0].definition["arms"])
+    planned = {run for one in wholes if one.comparison for run in one.comparison.runs}
     for one in sources:
         if why := apart(one.definition, whole.definition):
             raise StoreError(f"{one.folder}: is of another study than {whole.folder}, and results never mix: {why}")
-        if len(one.definition["arms"]) < arms:
-            notes.append(f"{one.folder}: has {len(one.definition['arms'])} of the {arms} arms")
         if whole.tuned_by and one.tuned_by and set(whole.tuned_by.runs) != set(one.tuned_by.runs):
             raise StoreError(
                 f"{one.folder}: tuned on other runs than {whole.folder}, so their arms may have other numbers; "
                 f"let one folder tune, and go on in copies of it"
             )
+        if one.comparison and len(one.definition["arms"]) < arms:
+            for run in one.comparison.runs.values():
+                if run.id not in planned:
+                    raise StoreError(
+                        f"{one.folder}: its seed {run.seed} is planned in no folder that has all {arms} arms; leave it out, or "
+                        f"name one where 'allelse run' has begun with this seed"
+                    )
+            notes.append(f"{one.folder}: has {len(one.definition['arms'])} of the {arms} arms")
     settled = [one for one in sources if one.tuning]
     for one in settled[1:]:
         if canonical_json(one.tuning) != canonical_json(settled[0].tuning):
@@ -294,7 +317,8 @@ def _definition(whole: _Source, sources: Sequence[_Source], comparison: _Part | 
 def _described(source: _Source) -> dict[str, Any]:
     part = source.comparison or source.tuned_by
     assert part is not None
-    return {"seeds": source.definition["seeds"], "runs": len(part.runs), "machine": part.plan["machine"]}
+    command = {"command": source.definition["command"]} if "command" in source.definition else {}
+    return {"seeds": source.definition["seeds"], "runs": len(part.runs), "machine": part.plan["machine"], **command}
 
 
 def _copy_checkpoints(out: Path, part: _Part | None, folders: Iterable[Path]) -> None:
