@@ -13,6 +13,7 @@ import re
 import sqlite3
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, closing
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ WORDS = tomllib.loads((RESULTS / "words.toml").read_text("utf-8"))
 def take(folder: Path) -> Path:
     """Keep what an output folder holds in ``results/NAME``."""
     with store.read(folder) as opened:
-        kept = RESULTS / kept_as(opened.definition)
+        kept = RESULTS / kept_as(opened.definition, opened.counts())
         runs = opened.table(timing=True)
     rmtree(kept, ignore_errors=True)
     kept.mkdir(parents=True)
@@ -66,8 +67,12 @@ def take(folder: Path) -> Path:
     return kept
 
 
-def kept_as(definition: Mapping[str, Any]) -> str:
+def kept_as(definition: Mapping[str, Any], counts: Mapping[str, int]) -> str:
     """The name of the folder for a study: a part of a packaged one must not pass for the whole.
+
+    Arguments:
+        definition: of the study.
+        counts: how many runs have each status.
 
     Raises:
         ValueError: an arm of it has another recipe than the packaged study declares.
@@ -76,10 +81,11 @@ def kept_as(definition: Mapping[str, Any]) -> str:
     if name not in STUDIES:
         return name
     whole = study.load(name).definition()
-    if strange := [arm for arm in arms if arm not in whole["arms"]]:
+    declared = [(arm["levels"], arm["recipe"]) for arm in whole["arms"]]
+    if strange := [arm for arm in arms if (arm["levels"], arm["recipe"]) not in declared]:
         raise ValueError(f"{name}: not what the packaged study declares: {strange[0]}")
-    is_whole = len(arms) == len(whole["arms"]) and len(definition["seeds"]) >= len(whole["seeds"])
-    return name if is_whole else f"{name}-begun"
+    ended = sum(counts.values()) - counts.get("pending", 0)
+    return name if ended >= len(declared) * len(whole["seeds"]) else f"{name}-begun"
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,7 @@ class Measured:
 
     @property
     def name(self) -> str:
-        return kept_as(self.definition)
+        return kept_as(self.definition, Counter(self.runs["status"]))
 
     @property
     def version(self) -> str:

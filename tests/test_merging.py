@@ -237,6 +237,7 @@ def test_a_united_folder_keeps_the_command_of_each_of_its_parts(tmp_path):
         store.merge(tmp_path / "u", parts[2:])
     with store.read(tmp_path / "u") as opened:
         assert gather(opened).commands == [f"allelse run made-up --first-seed {seed}" for seed in (3, 0, 7)]
+        assert len(opened.parts) == 3
 
 
 def test_what_holds_no_study_is_refused(tmp_path):

@@ -110,13 +110,22 @@ def test_what_a_scaled_study_did_not_ask_is_neither_supported_nor_refuted():
     ],
 )
 def test_a_part_of_a_full_study_does_not_pass_for_the_whole(seeds, changes, expected):
-    assert publish.kept_as(study.load("sigmoid-vs-relu", seeds=seeds, changes=changes).definition()) == expected
+    loaded = study.load("sigmoid-vs-relu", seeds=seeds, changes=changes)
+    assert publish.kept_as(loaded.definition(), {"done": len(list(loaded.runs()))}) == expected
+
+
+def test_a_full_study_of_which_runs_are_pending_does_not_pass_for_the_whole():
+    definition = study.load("sigmoid-vs-relu").definition()
+    assert publish.kept_as(definition, {"done": 310, "diverged": 10}) == "sigmoid-vs-relu"
+    assert publish.kept_as(definition, {"done": 319, "pending": 1}) == "sigmoid-vs-relu-begun"
+    definition["arms"][0]["seeds"] = 3
+    assert publish.kept_as(definition, {"done": 313}) == "sigmoid-vs-relu-begun"
 
 
 def test_a_study_with_another_recipe_is_not_published_as_the_packaged_one():
-    assert publish.kept_as(study.load("sigmoid-vs-relu", scaled=True).definition()) == "sigmoid-vs-relu-scaled"
+    assert publish.kept_as(study.load("sigmoid-vs-relu", scaled=True).definition(), {}) == "sigmoid-vs-relu-scaled"
     with pytest.raises(ValueError, match="not what the packaged study declares"):
-        publish.kept_as(study.load("sigmoid-vs-relu", changes=["epochs=1"]).definition())
+        publish.kept_as(study.load("sigmoid-vs-relu", changes=["epochs=1"]).definition(), {})
 
 
 def test_a_second_run_is_compared_as_scipy_does():
