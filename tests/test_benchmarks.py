@@ -21,13 +21,13 @@ from benchmarks import growth, growth_store
 from benchmarks.speed import floor, grid, loops
 from benchmarks.speed.aims import aims
 from benchmarks.speed.feed import Feed
-from benchmarks.speed.grid import Cell
+from benchmarks.speed.grid import Cell, Job
 from benchmarks.speed.networks import ConvNet, Heads, network_of_layers
 from benchmarks.speed.ours import noise, study_of
 from benchmarks.speed.page import page
 from benchmarks.speed.reading import Reading
 from benchmarks.speed.suite import Figures
-from benchmarks.speed.worker import Job, WayError, Worker
+from benchmarks.speed.worker import WayError, Worker
 
 ROOT = Path(__file__).parents[1]
 SMALL = Cell(width=16, norm="BatchNorm", batch=2, replicas=3)

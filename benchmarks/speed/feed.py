@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from benchmarks.speed.worker import Job
+from benchmarks.speed.grid import Job
 
 PADDING = 4
 

@@ -1,10 +1,11 @@
-"""What is trained: cells of the grid, the work in each of them, and in which order they are measured."""
+"""What is trained: cells of the grid, the work in each of them, in which order they are measured, and what a way is told."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 
 BATCHES = (2, 8, 32, 128, 512)
 REPLICAS = (1, 4, 10, 32)
@@ -132,3 +133,20 @@ def chosen(words: Iterable[str]) -> list[Cell]:
         raise ValueError(f"--cells {unknown[0]}: no cell has it; allowed: {', '.join(known)}")
     kinds = [wanted & {cell.words[place] for cell in everything} for place in range(4)]
     return [cell for cell in everything if all(not kind or word in kind for kind, word in zip(kinds, cell.words))]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a way is told before its first turn."""
+
+    cell: Cell
+    device: str
+    precision: str
+    """``bf16`` or ``fp32``: what convolutions compute in, where a way is not fp32 by its nature"""
+    folder: Path
+    """holds ``NAME-images.npy`` and the like; see ``feed.arrays``"""
+    seconds_a_turn: float
+    images_at_once: int
+    """the most that one step may take, over all networks; only for a way that chooses"""
+    threads: int | None
+    """of a process that shares the cores with others; ``None``: as torch sets them"""

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from benchmarks.speed.feed import Feed, Images
-from benchmarks.speed.grid import CLASSES
+from benchmarks.speed.grid import CLASSES, Job
 from benchmarks.speed.networks import ConvNet, Heads, network_of_layers
-from benchmarks.speed.worker import Job
 
 LEARNING_RATE = 1e-3
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}

@@ -22,9 +22,8 @@ from allelse import data, engine, study
 from allelse.engine.loop import Training
 from allelse.plan import make_plan
 from allelse.records import Pack
-from benchmarks.speed.grid import CLASSES, GROUPS, SOURCES, Cell
+from benchmarks.speed.grid import CLASSES, GROUPS, SOURCES, Cell, Job
 from benchmarks.speed.grid import NORMS as NORM_NAMES
-from benchmarks.speed.worker import Job
 
 TEST_IMAGES = 20
 """evaluated after each epoch, outside the turn"""

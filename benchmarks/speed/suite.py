@@ -20,8 +20,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.speed.floor import ELEMENT_BYTES, Rates
-from benchmarks.speed.grid import Cell
-from benchmarks.speed.worker import Job, WayError, Worker
+from benchmarks.speed.grid import Cell, Job
+from benchmarks.speed.worker import WayError, Worker
 
 WAYS = ("allelse", "serial", "processes", "plain", "grouped", "vmap")
 TURNS = 5

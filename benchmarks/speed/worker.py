@@ -8,30 +8,9 @@ from __future__ import annotations
 import gc
 import signal
 from contextlib import suppress
-from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
-
-from benchmarks.speed.grid import Cell
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a way is told before its first turn."""
-
-    cell: Cell
-    device: str
-    precision: str
-    """``bf16`` or ``fp32``: what convolutions compute in, where a way is not fp32 by its nature"""
-    folder: Path
-    """holds ``NAME-images.npy`` and the like; see ``feed.arrays``"""
-    seconds_a_turn: float
-    images_at_once: int
-    """the most that one step may take, over all networks; only for a way that chooses"""
-    threads: int | None
-    """of a process that shares the cores with others; ``None``: as torch sets them"""
 
 
 class WayError(Exception):

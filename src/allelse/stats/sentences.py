@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from allelse.claims import Claim
 from allelse.design import arm_text
 from allelse.records import CHOSEN_ON_TEST, METRICS
 from allelse.stats.contrasts import Contrast
-
-if TYPE_CHECKING:
-    from allelse.stats.verdicts import Part, Verdict
+from allelse.stats.rulings import Part, Verdict
 
 ARMS_NAMED = 3
 """arms with failed runs that a reason names one by one"""
