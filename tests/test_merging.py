@@ -365,6 +365,35 @@ def test_the_command_line_from_two_machines_to_one_report(tmp_path, monkeypatch)
     assert "seeds: 3 from 0 → 9 from 0" in mistake(*run, "--out", tmp_path / "u", "--seeds", 9)
 
 
+def test_the_command_line_from_some_levels_to_all(tmp_path, monkeypatch):
+    """As docs/machines.md has it: some levels first, all of them begun and stopped, the former taken in, the rest trained."""
+    from allelse import engine
+    from allelse.launch import local
+
+    monkeypatch.setattr(local.Speeds, "images_per_second", lambda self, pack: 100.0)
+    file = write_study(tmp_path, changed("epochs          = 2", "epochs          = 1", PLAIN))
+    run, real = ["run", file, "--device", "cpu"], engine.train_pack
+    assert allelse(*run, "--set", 'model.activation=["relu"]', "--out", tmp_path / "some").code == 0
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "train_pack", stopped)
+        assert allelse(*run, "--out", tmp_path / "all").code == 130
+    assert allelse("merge", tmp_path / "all", tmp_path / "some").out.splitlines()[1:] == [
+        f"{tmp_path}/some: has 1 of the 2 arms"
+    ]
+    trained = []
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "train_pack", lambda pack, *rest: trained.append(pack) or real(pack, *rest))
+        assert allelse(*run, "--out", tmp_path / "all").code == 0
+    assert {run.arm["model.activation"] for pack in trained for run in pack.runs} == {"sigmoid"}
+    assert allelse(*run, "--out", tmp_path / "at once").code == 0
+    united, alone = (allelse("results", tmp_path / name, "--runs", "--format", "json").raw for name in ("all", "at once"))
+    assert united == alone
+
+
 def test_the_first_seed_moves_all_seeds_and_says_what_is_allowed(tmp_path):
     file = write_study(tmp_path, TINY)
     loaded = study.load(file, first_seed=7)
