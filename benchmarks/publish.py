@@ -84,8 +84,10 @@ def kept_as(definition: Mapping[str, Any], counts: Mapping[str, int]) -> str:
     declared = [(arm["levels"], arm["recipe"]) for arm in whole["arms"]]
     if strange := [arm for arm in arms if (arm["levels"], arm["recipe"]) not in declared]:
         raise ValueError(f"{name}: not what the packaged study declares: {strange[0]}")
-    ended = sum(counts.values()) - counts.get("pending", 0)
-    return name if ended >= len(declared) * len(whole["seeds"]) else f"{name}-begun"
+    fewest = min(arm.get("seeds", len(definition["seeds"])) for arm in arms)
+    missing = counts.get("pending", 0) + counts.get("failed", 0)
+    is_whole = len(arms) == len(declared) and fewest >= len(whole["seeds"]) and not missing
+    return name if is_whole else f"{name}-begun"
 
 
 @dataclass(frozen=True)

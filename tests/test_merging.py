@@ -10,51 +10,15 @@ from itertools import product
 
 import pytest
 from filelock import FileLock
-from report_support import MADE, definition, result
+from merging_support import FACTORS, content, fill, of_seeds, refused, some
+from report_support import MADE, definition
 from study_support import PLAIN, TINY, Quiet, allelse, changed, mistake, statuses, write_study
 
 from allelse import launch, store, study
-from allelse.errors import StoreError
-from allelse.records import RunSpec, canonical_json, digest
+from allelse.records import canonical_json, digest
 from allelse.report import gather
 from allelse.store import merging
-
-FACTORS = {"model.activation": ["sigmoid", "relu"]}
-
-
-def fill(folder, seeds, *, final=None, pack=2, made=MADE, accuracy=lambda spec: 50.0 + spec.seed, factors=FACTORS, **changes):
-    """A folder of two arms whose runs with a seed of ``final`` are done; packs of ``pack`` seeds of one arm."""
-    described = definition(factors=factors, claims=[], seeds=list(seeds), **changes)
-    specs = [RunSpec(arm["levels"], arm["recipe"], seed) for arm in described["arms"] for seed in seeds]
-    ids = [spec.id for spec in specs]
-    way = {"convolution": "grouped", "graph": False}
-    packs = [
-        {"runs": ids[first : first + pack], "way": way, "images_per_second": 9.0, "seconds": 1.0 * pack}
-        for first in range(0, len(ids), pack)
-    ]
-    plan = {"packs": packs, "machine": {"device": made.device, "torch": made.torch}, "computing": {"pack": True, "graph": True}}
-    with store.write(folder, described) as opened:
-        opened.begin(plan, [(spec.id, spec.arm, spec.seed) for spec in specs])
-        opened.record(
-            [
-                replace(result(spec, accuracy(spec), probes=False), provenance=made)
-                for spec in specs
-                if spec.seed in (seeds if final is None else final)
-            ]
-        )
-    return folder
-
-
-def content(folder):
-    """Every byte of a folder, by path."""
-    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def of_seeds(folder):
-    """Status by arm and seed, in the order of the table, and the seeds of the definition."""
-    with store.read(folder) as opened:
-        runs = [(run.arm["model.activation"], run.seed, run.status) for run in opened.runs()]
-        return runs, opened.definition["seeds"]
+from allelse.store.folder import connected
 
 
 def test_folders_with_seeds_of_their_own_are_united_and_stay_as_they_are(tmp_path):
@@ -117,13 +81,6 @@ def test_a_checkpoint_of_what_is_pending_is_taken_along(tmp_path):
     assert content(tmp_path / "u" / "checkpoints") == {type(path)(path.name): b"state"}
 
 
-def refused(out, *folders):
-    with pytest.raises(StoreError) as caught:
-        store.merge(out, folders)
-    assert len(str(caught.value).splitlines()) == 1
-    return str(caught.value)
-
-
 def test_equal_runs_from_two_places_are_one(tmp_path):
     a, b = fill(tmp_path / "a", [0, 1]), fill(tmp_path / "b", [1, 2], pack=1)
     assert len(store.merge(tmp_path / "u", [a, b])) == 1
@@ -162,70 +119,7 @@ def test_other_numbers_for_no_reason_are_refused_and_nothing_is_written(tmp_path
 def test_another_study_is_refused_with_what_differs(tmp_path):
     a, b = fill(tmp_path / "a", [0]), fill(tmp_path / "b", [1], alpha=0.01)
     assert refused(tmp_path / "u", a, b) == (
-        f"{b}: is of another study than {a}, and results never mix: alpha: 0.05 → 0.01; leave it out"
-    )
-
-
-def some(*activations):
-    return {"factors": {"model.activation": list(activations)}}
-
-
-def test_folders_with_some_of_the_arms_are_taken_into_those_that_have_all(tmp_path):
-    first, second = fill(tmp_path / "first", [0, 1], final=[1]), fill(tmp_path / "second", [2], final=[])
-    relu, sigmoid = fill(tmp_path / "relu", [0], **some("relu")), fill(tmp_path / "sigmoid", [2], **some("sigmoid"))
-    assert store.merge(tmp_path / "u", [relu, first, sigmoid, second]) == [
-        f"{tmp_path}/u: 6 runs of 3 seeds: 4 done, 2 pending, from 4 folders",
-        f"{relu}: has 1 of the 2 arms",
-        f"{sigmoid}: has 1 of the 2 arms",
-    ]
-    runs, seeds = of_seeds(tmp_path / "u")
-    assert seeds == [0, 1, 2]
-    statuses = ["pending", "done", "done", "done", "done", "pending"]
-    assert runs == [(*run, status) for run, status in zip(product(["sigmoid", "relu"], seeds), statuses, strict=True)]
-    with store.write(tmp_path / "u", definition(factors=FACTORS, claims=[], seeds=[0, 1])) as opened:
-        assert opened.counts() == {"pending": 2, "done": 4}, "the whole study goes on there"
-        assert [part["seeds"] for part in opened.parts] == [[0, 1], [2]], "which have all arms"
-
-
-def test_what_follows_from_the_arms_alone_may_differ_where_some_are_left_out(tmp_path):
-    """Levels that are excluded, factors that other arms lack, data and parts of the user's own that only some arms use."""
-    more = {
-        "data": {"digits": "d", "cifar10": "c"},
-        "own parts": {"mine": "m"},
-        "excluded": [{"model.activation": "sigmoid"}],
-        "factors": {**FACTORS, "model.norm": ["batch"]},
-    }
-    arms = definition(factors=FACTORS)["arms"]
-    whole = fill(tmp_path / "whole", [0], final=[], **more, arms=arms)
-    part = fill(tmp_path / "part", [0], **some("relu"), data={"digits": "d"})
-    assert store.merge(tmp_path / "u", [whole, part])[0].endswith("2 runs of 1 seed: 1 done, 1 pending, from 2 folders")
-    other = fill(tmp_path / "other", [0], **some("relu"), data={"digits": "of other images"})
-    assert 'data.digits: "d" → "of other images"; leave it out' in refused(tmp_path / "v", whole, other)
-
-
-def test_some_of_the_arms_with_another_recipe_are_of_another_study(tmp_path):
-    a, relu = fill(tmp_path / "a", [0]), {"model.activation": "relu"}
-    other = fill(tmp_path / "b", [0], **some("relu"), arms=[{"levels": relu, "recipe": {"epochs": 99, "arm": relu}}])
-    assert refused(tmp_path / "u", a, other).endswith(
-        'never mix: in the arm model.activation = "relu", recipe.epochs: 2 → 99; leave it out'
-    )
-
-
-@pytest.mark.parametrize("other", [["tanh"], ["relu", "tanh"]])
-def test_an_arm_that_no_folder_with_more_arms_has_is_named(other, tmp_path):
-    a, b = fill(tmp_path / "a", [0]), fill(tmp_path / "b", [0], **some(*other))
-    assert refused(tmp_path / "u", a, b) == (
-        f'{b}: is of another study than {a}, and results never mix: that one lacks the arm model.activation = "tanh"; leave it '
-        f"out, or name a folder that has the arms of both"
-    )
-
-
-def test_a_seed_that_some_of_the_arms_alone_have_is_refused(tmp_path):
-    """Else the other arms would lack it for ever, or the study seem finished without it."""
-    a, b = fill(tmp_path / "a", [0, 1]), fill(tmp_path / "b", [1, 7], **some("relu"))
-    assert refused(tmp_path / "u", a, b) == (
-        f"{b}: its seed 7 is planned in no folder that has all 2 arms; leave it out, or name one where 'allelse run' has begun "
-        f"with this seed"
+        f"{b}: is of another study than {a}, and results never mix: alpha: 0.05 → 0.01; leave one of them out"
     )
 
 
@@ -238,6 +132,19 @@ def test_a_united_folder_keeps_the_command_of_each_of_its_parts(tmp_path):
     with store.read(tmp_path / "u") as opened:
         assert gather(opened).commands == [f"allelse run made-up --first-seed {seed}" for seed in (3, 0, 7)]
         assert len(opened.parts) == 3
+
+
+def test_a_part_that_an_early_version_kept_without_its_command_is_one_with_the_same_part(tmp_path):
+    a, b = (fill(tmp_path / name, [seed], command=f"allelse run {name}") for seed, name in enumerate("ab"))
+    store.merge(tmp_path / "u", [a, b])
+    with connected(tmp_path / "u", "rw") as (connection, _), connection:
+        opened = store.Store(tmp_path / "u", connection)
+        old = [{key: value for key, value in part.items() if key != "command"} for part in opened.parts]
+        opened.put("parts", json.dumps(old))
+    store.merge(tmp_path / "u", [b])
+    with store.read(tmp_path / "u") as opened:
+        assert [part.get("command") for part in opened.parts] == [None, "allelse run b"]
+        assert gather(opened).commands == ["allelse run a", "allelse run b"]
 
 
 def test_what_holds_no_study_is_refused(tmp_path):
@@ -363,35 +270,6 @@ def test_the_command_line_from_two_machines_to_one_report(tmp_path, monkeypatch)
     united, alone = (allelse("results", tmp_path / name, "--runs", "--format", "json").raw for name in ("u", "one"))
     assert united == alone
     assert "seeds: 3 from 0 → 9 from 0" in mistake(*run, "--out", tmp_path / "u", "--seeds", 9)
-
-
-def test_the_command_line_from_some_levels_to_all(tmp_path, monkeypatch):
-    """As docs/machines.md has it: some levels first, all of them begun and stopped, the former taken in, the rest trained."""
-    from allelse import engine
-    from allelse.launch import local
-
-    monkeypatch.setattr(local.Speeds, "images_per_second", lambda self, pack: 100.0)
-    file = write_study(tmp_path, changed("epochs          = 2", "epochs          = 1", PLAIN))
-    run, real = ["run", file, "--device", "cpu"], engine.train_pack
-    assert allelse(*run, "--set", 'model.activation=["relu"]', "--out", tmp_path / "some").code == 0
-
-    def stopped(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(engine, "train_pack", stopped)
-        assert allelse(*run, "--out", tmp_path / "all").code == 130
-    assert allelse("merge", tmp_path / "all", tmp_path / "some").out.splitlines()[1:] == [
-        f"{tmp_path}/some: has 1 of the 2 arms"
-    ]
-    trained = []
-    with monkeypatch.context() as patch:
-        patch.setattr(engine, "train_pack", lambda pack, *rest: trained.append(pack) or real(pack, *rest))
-        assert allelse(*run, "--out", tmp_path / "all").code == 0
-    assert {run.arm["model.activation"] for pack in trained for run in pack.runs} == {"sigmoid"}
-    assert allelse(*run, "--out", tmp_path / "at once").code == 0
-    united, alone = (allelse("results", tmp_path / name, "--runs", "--format", "json").raw for name in ("all", "at once"))
-    assert united == alone
 
 
 def test_the_first_seed_moves_all_seeds_and_says_what_is_allowed(tmp_path):

@@ -153,12 +153,12 @@ class Findings:
 
     @cached_property
     def commands(self) -> list[str]:
-        """What trains all of it: one command, or one for each part that the folder was united from."""
+        """What trains all of it: one command, or one for each part with all arms that the folder was united from."""
         command, first = self.definition.get("command", "allelse run STUDY"), self.definition.get("seeds", [])[:1]
 
         def of(part: Mapping[str, Any]) -> str:  # stores of early versions have none for their parts
             moved = "" if part["seeds"][:1] == first else f" --first-seed {part['seeds'][0]}"
-            return str(part.get("command", f"{command}{moved}"))
+            return str(part.get("command") or f"{command}{moved}")
 
         return list(dict.fromkeys(map(of, self.parts))) or [command]
 

@@ -37,19 +37,24 @@ def apart(part: Mapping[str, Any], whole: Mapping[str, Any]) -> str:
     """Why folders are not of one study, each with seeds of its own, the first with some of the arms of the second, and what to
     do; empty when they are."""
     recipes = {canonical_json(arm["levels"]): arm["recipe"] for arm in whole["arms"]}
-    if [*recipes] == [canonical_json(arm["levels"]) for arm in part["arms"]]:
+    if recipes.keys() == {canonical_json(arm["levels"]) for arm in part["arms"]}:  # in another order, trends are others
         found = differences(seedless(whole), seedless(part))
-        return found and f"{found}; leave it out"
+        return found and f"{found}; leave one of them out"
     if found := differences(*(_without_arms(one, other) for one, other in ((whole, part), (part, whole)))):
-        return f"{found}; leave it out"
+        return f"{found}; leave one of them out"
     for arm in part["arms"]:
-        name = ", ".join(f"{factor} = {_shown(level)}" for factor, level in arm["levels"].items())
         recipe = recipes.get(canonical_json(arm["levels"]))
         if recipe is None:
-            return f"that one lacks the arm {name}; leave it out, or name a folder that has the arms of both"
+            lacks = f"that one lacks the arm {arm_text(arm['levels'])}"
+            return f"{lacks}; leave one of them out, or name a folder that has the arms of both"
         if found := differences({"recipe": recipe}, {"recipe": arm["recipe"]}):
-            return f"in the arm {name}, {found}; leave it out"
+            return f"in the arm {arm_text(arm['levels'])}, {found}; leave one of them out"
     return ""
+
+
+def arm_text(levels: Mapping[str, Any]) -> str:
+    """An arm as a person reads it: ``model.activation = "relu", model.depth = 8``."""
+    return ", ".join(f"{factor} = {_shown(level)}" for factor, level in levels.items()) or "without factors"
 
 
 def _without_arms(definition: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

@@ -62,8 +62,11 @@ class TuneForm(TypedDict):
     values: list[float]
 
 
+OwnPartsForm = TypedDict("OwnPartsForm", {"own parts": NotRequired[dict[str, str]]})  # a key with a space
+
+
 @with_config(AsItIs)
-class DefinitionForm(TypedDict):
+class DefinitionForm(OwnPartsForm):
     """``Study.definition``."""
 
     name: str
@@ -78,6 +81,8 @@ class DefinitionForm(TypedDict):
     command: NotRequired[str]
     notes: NotRequired[list[str]]
     tune: NotRequired[TuneForm]
+    data: NotRequired[dict[str, str]]
+    excluded: NotRequired[list[dict[str, Level]]]
 
 
 @with_config(Finite)

@@ -20,7 +20,7 @@ from typing import Any
 from allelse.errors import StoreError
 from allelse.records import RunResult, canonical_json, digest
 from allelse.store import schema
-from allelse.store.definitions import apart
+from allelse.store.definitions import apart, arm_text
 from allelse.store.faults import explained, on_disk
 from allelse.store.folder import UNFINISHED, connected, read, taken, transaction
 from allelse.store.opened import FINAL, Store, StoredRun
@@ -56,14 +56,16 @@ class _Source:
     parts: list[dict[str, Any]]
     """that it was united from itself"""
 
+    @property
+    def arms(self) -> int:
+        return len(self.definition["arms"])
+
 
 def merge(out: str | Path, folders: Sequence[str | Path]) -> list[str]:
     """Unite output folders of one study in ``out``, with all their seeds, runs and plans; ``allelse run`` goes on there.
 
-    Where some have fewer arms, as of a study that was begun with fewer levels, all their runs must be planned in those that
-    have all arms.
-
-    ``out`` is written whole, or is left as it was; the folders are only read.
+    ``out`` is written whole, or is left as it was; the folders are only read. Where some have fewer arms, as of a study that
+    was begun with fewer levels, all their runs must be planned in those that have all arms, and these count before them.
 
     Arguments:
         out: a new folder, or one that holds the same study, which counts as the first of ``folders`` then.
@@ -85,19 +87,24 @@ def merge(out: str | Path, folders: Sequence[str | Path]) -> list[str]:
             os.path.realpath(os.path.expanduser(folder)): Path(os.path.expanduser(folder)) for folder in [*there, *folders]
         }
         sources = [_source(path) for path in paths.values()]
+        before = sources[0].arms if there and not _planned(sources[0]) else 0
+        sources.sort(key=lambda one: -one.arms)
         notes = [f"{one.folder}: nothing is planned there yet, so it adds nothing" for one in sources if not _planned(one)]
         sources = [one for one in sources if _planned(one)]
         if not sources:
             raise StoreError(f"{out}: nothing to unite: none of the folders has planned a run; name others")
-        wholes = _wholes(sources)
-        whole = wholes[0]
+        if before > sources[0].arms:
+            raise StoreError(
+                f"{out}: nothing is planned there yet, and the {sources[0].arms} arms of the others would take the place of "
+                f"its {before}; go on with 'allelse run' until it shows the time left"
+            )
+        wholes = [one for one in sources if one.arms == sources[0].arms]
         _check_one_study(wholes, sources, notes)
-        comparison = _united([one.comparison for one in sources if one.comparison], whole.definition, notes)
-        tuning = _united([one.tuned_by for one in sources if one.tuned_by], whole.definition, notes)
-        definition = _definition(whole, sources, comparison, notes)
+        comparison = _united([one.comparison for one in sources if one.comparison], sources[0].definition, notes)
+        tuning = _united([one.tuned_by for one in sources if one.tuned_by], sources[0].definition, notes)
+        definition = _definition(wholes, sources, comparison, notes)
         settled = next((one.tuning for one in sources if one.tuning), None)
-        parts = [part for one in wholes for part in one.parts or [_described(one)]]
-        parts = [part for number, part in enumerate(parts) if part not in parts[:number]]
+        parts = _described(wholes)
         for part in (comparison, tuning):
             _copy_checkpoints(out, part, [one.folder for one in sources])
         with explained(out):
@@ -160,31 +167,26 @@ def _planned(source: _Source) -> bool:
     return bool(source.comparison or source.tuned_by)
 
 
-def _wholes(sources: Sequence[_Source]) -> list[_Source]:
-    """Those with the most arms."""
-    most = max(len(one.definition["arms"]) for one in sources)
-    return [one for one in sources if len(one.definition["arms"]) == most]
-
-
 def _check_one_study(wholes: Sequence[_Source], sources: Sequence[_Source], notes: list[str]) -> None:
-    whole, arms = wholes[0], len(wholes[0].definition["arms"])
+    whole = wholes[0]
     planned = {run for one in wholes if one.comparison for run in one.comparison.runs}
     for one in sources:
         if why := apart(one.definition, whole.definition):
             raise StoreError(f"{one.folder}: is of another study than {whole.folder}, and results never mix: {why}")
         if whole.tuned_by and one.tuned_by and set(whole.tuned_by.runs) != set(one.tuned_by.runs):
+            fewer = "a part of the arms tunes for itself: leave it out, or let one folder"
             raise StoreError(
                 f"{one.folder}: tuned on other runs than {whole.folder}, so their arms may have other numbers; "
-                f"let one folder tune, and go on in copies of it"
+                f"{fewer if one.arms < whole.arms else 'let one folder'} tune, and go on in copies of it"
             )
-        if one.comparison and len(one.definition["arms"]) < arms:
+        if one.comparison and one.arms < whole.arms:
             for run in one.comparison.runs.values():
                 if run.id not in planned:
                     raise StoreError(
-                        f"{one.folder}: its seed {run.seed} is planned in no folder that has all {arms} arms; leave it out, or "
-                        f"name one where 'allelse run' has begun with this seed"
+                        f"{one.folder}: its run of {arm_text(run.arm)} with seed {run.seed} is planned in no folder that has "
+                        f"all {whole.arms} arms; leave it out, or name one where 'allelse run' has begun with it"
                     )
-            notes.append(f"{one.folder}: has {len(one.definition['arms'])} of the {arms} arms")
+            notes.append(f"{one.folder}: has {one.arms} of the {whole.arms} arms")
     settled = [one for one in sources if one.tuning]
     for one in settled[1:]:
         if canonical_json(one.tuning) != canonical_json(settled[0].tuning):
@@ -221,7 +223,7 @@ def _united(parts: Sequence[_Part], definition: Mapping[str, Any], notes: list[s
     for part in parts[1:]:
         for key in ("machine", "computing"):
             if part.plan[key] != first.plan[key]:
-                told = "; what is left is planned as in the first" if key == "computing" else ""
+                told = "; what is left is planned as in the latter" if key == "computing" else ""
                 notes.append(
                     f"{part.folder}: planned on {_words(part.plan[key])}, {first.folder} on {_words(first.plan[key])}{told}"
                 )
@@ -294,18 +296,20 @@ def _reasons(run: str, first: _Part, second: _Part) -> Iterator[str]:
         yield f"another pack (of {new}, not of {old})" if old != new else "another pack"
 
 
-def _definition(whole: _Source, sources: Sequence[_Source], comparison: _Part | None, notes: list[str]) -> dict[str, Any]:
-    """That of the whole, with the seeds of all."""
-    declared = whole.definition
+def _definition(
+    wholes: Sequence[_Source], sources: Sequence[_Source], comparison: _Part | None, notes: list[str]
+) -> dict[str, Any]:
+    """That of the first, with the seeds of all that have all arms."""
+    declared = wholes[0].definition
     for one in sources:
         if one.definition["references"] != declared["references"]:
-            notes.append(f"{one.folder}: names other published figures; those of {whole.folder} are kept")
+            notes.append(f"{one.folder}: names other published figures; those of {wholes[0].folder} are kept")
     if comparison is None:
         return declared
     seeds_from_arm: dict[str, set[int]] = {}
     for run in comparison.runs.values():
         seeds_from_arm.setdefault(canonical_json(run.arm), set()).add(run.seed)
-    seeds = sorted({seed for one in sources for seed in one.definition["seeds"]})
+    seeds = sorted({seed for one in wholes for seed in one.definition["seeds"]})
     arms = []
     for arm in declared["arms"]:
         own = seeds_from_arm.get(canonical_json(arm["levels"]), set())
@@ -314,11 +318,18 @@ def _definition(whole: _Source, sources: Sequence[_Source], comparison: _Part | 
     return {**declared, "seeds": seeds, "arms": arms}
 
 
-def _described(source: _Source) -> dict[str, Any]:
-    part = source.comparison or source.tuned_by
-    assert part is not None
-    command = {"command": source.definition["command"]} if "command" in source.definition else {}
-    return {"seeds": source.definition["seeds"], "runs": len(part.runs), "machine": part.plan["machine"], **command}
+def _described(wholes: Sequence[_Source]) -> list[dict[str, Any]]:
+    """Seeds, number of runs, machine and command of each folder, and of those that one was united from; each once."""
+    found: dict[str, dict[str, Any]] = {}
+    for one in wholes:
+        part = one.comparison or one.tuned_by
+        assert part is not None
+        own = {"seeds": one.definition["seeds"], "runs": len(part.runs), "machine": part.plan["machine"]}
+        for each in one.parts or [{**own, "command": one.definition.get("command")}]:
+            known = canonical_json({key: value for key, value in each.items() if key != "command"})
+            if each.get("command") or known not in found:  # early versions kept none
+                found[known] = each
+    return list(found.values())
 
 
 def _copy_checkpoints(out: Path, part: _Part | None, folders: Iterable[Path]) -> None:

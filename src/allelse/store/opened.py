@@ -83,7 +83,8 @@ class Store:
 
     @property
     def parts(self) -> list[dict[str, Any]]:
-        """Of a united folder, what each of those that it was made of held: ``runs``, ``machine``; empty for any other."""
+        """Of a united folder, what each of those with all arms that it was made of held: ``seeds``, number of ``runs``,
+        ``machine``, ``command``; empty for any other."""
         text = self._meta("parts")
         return [] if text is None else forms.parsed("parts", text, self._where("parts"))
 

@@ -1,0 +1,133 @@
+"""Merging of folders that have some of the arms into those that have all."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+from merging_support import FACTORS, content, fill, of_seeds, refused, some
+from report_support import MADE, definition
+from study_support import PLAIN, allelse, changed, write_study
+
+from allelse import store
+
+
+def test_folders_with_some_of_the_arms_are_taken_into_those_that_have_all(tmp_path):
+    first, second = fill(tmp_path / "first", [0, 1], final=[1]), fill(tmp_path / "second", [2], final=[])
+    relu, sigmoid = fill(tmp_path / "relu", [0], **some("relu")), fill(tmp_path / "sigmoid", [2], **some("sigmoid"))
+    assert store.merge(tmp_path / "u", [relu, first, sigmoid, second]) == [
+        f"{tmp_path}/u: 6 runs of 3 seeds: 4 done, 2 pending, from 4 folders",
+        f"{relu}: has 1 of the 2 arms",
+        f"{sigmoid}: has 1 of the 2 arms",
+    ]
+    runs, seeds = of_seeds(tmp_path / "u")
+    assert seeds == [0, 1, 2]
+    statuses = ["pending", "done", "done", "done", "done", "pending"]
+    assert runs == [(*run, status) for run, status in zip(product(["sigmoid", "relu"], seeds), statuses, strict=True)]
+    with store.write(tmp_path / "u", definition(factors=FACTORS, claims=[], seeds=[0, 1])) as opened:
+        assert opened.counts() == {"pending": 2, "done": 4}, "the whole study goes on there"
+        assert [part["seeds"] for part in opened.parts] == [[0, 1], [2]], "which have all arms"
+
+
+def test_what_follows_from_the_arms_alone_may_differ_where_some_are_left_out(tmp_path):
+    """Levels that are excluded, factors that other arms lack, data and parts of the user's own that only some arms use."""
+    more = {
+        "data": {"digits": "d", "cifar10": "c"},
+        "own parts": {"mine": "m"},
+        "excluded": [{"model.activation": "sigmoid"}],
+        "factors": {**FACTORS, "model.norm": ["batch"]},
+    }
+    arms = definition(factors=FACTORS)["arms"]
+    whole = fill(tmp_path / "whole", [0], final=[], **more, arms=arms)
+    part = fill(tmp_path / "part", [0], **some("relu"), data={"digits": "d"})
+    assert store.merge(tmp_path / "u", [whole, part])[0].endswith("2 runs of 1 seed: 1 done, 1 pending, from 2 folders")
+    other = fill(tmp_path / "other", [0], **some("relu"), data={"digits": "of other images"})
+    assert 'data.digits: "d" → "of other images"; leave one of them out' in refused(tmp_path / "v", whole, other)
+
+
+def test_some_of_the_arms_with_another_recipe_are_of_another_study(tmp_path):
+    a, relu = fill(tmp_path / "a", [0]), {"model.activation": "relu"}
+    other = fill(tmp_path / "b", [0], **some("relu"), arms=[{"levels": relu, "recipe": {"epochs": 99, "arm": relu}}])
+    assert refused(tmp_path / "u", a, other).endswith(
+        'never mix: in the arm model.activation = "relu", recipe.epochs: 2 → 99; leave one of them out'
+    )
+
+
+@pytest.mark.parametrize("other", [["tanh"], ["relu", "tanh"]])
+def test_an_arm_that_no_folder_with_more_arms_has_is_named(other, tmp_path):
+    a, b = fill(tmp_path / "a", [0]), fill(tmp_path / "b", [0], **some(*other))
+    assert refused(tmp_path / "u", a, b) == (
+        f'{b}: is of another study than {a}, and results never mix: that one lacks the arm model.activation = "tanh"; leave '
+        f"one of them out, or name a folder that has the arms of both"
+    )
+
+
+def test_levels_in_another_order_are_of_another_study(tmp_path):
+    """A trend along them would go the other way."""
+    a, b = fill(tmp_path / "a", [0]), fill(tmp_path / "b", [1], **some("relu", "sigmoid"))
+    assert 'factors.model.activation 1: "sigmoid" → "relu"' in refused(tmp_path / "u", a, b)
+
+
+def test_the_plan_and_the_seeds_are_of_those_that_have_all_arms(tmp_path):
+    other = replace(MADE, device="a GPU")
+    relu = {"model.activation": "relu"}
+    arms = [{"levels": relu, "recipe": {"epochs": 2, "arm": relu}, "seeds": 1}]
+    part = fill(tmp_path / "part", [0, 1, 2], made=other, **some("relu"), arms=arms)
+    whole = fill(tmp_path / "whole", [0], final=[])
+    _, *notes = store.merge(tmp_path / "u", [part, whole])
+    assert f"{part}: planned on device a GPU, torch {MADE.torch}, {whole} on device a CPU, torch {MADE.torch}" in notes
+    with store.read(tmp_path / "u") as opened:
+        assert opened.plan["machine"]["device"] == "a CPU"
+        assert opened.definition["seeds"] == [0]
+
+
+def test_a_folder_whose_arms_would_be_lost_is_not_written(tmp_path):
+    """Stopped before anything was planned, it holds no run, but a definition that 'allelse run' goes on with."""
+    out = tmp_path / "all"
+    with store.write(out, definition(factors=FACTORS, claims=[], seeds=[0])):
+        pass
+    before = content(out)
+    assert refused(out, fill(tmp_path / "some", [0], **some("relu"))) == (
+        f"{out}: nothing is planned there yet, and the 1 arms of the others would take the place of its 2; go on with "
+        f"'allelse run' until it shows the time left"
+    )
+    assert content(out) == before
+
+
+def test_a_seed_that_some_of_the_arms_alone_have_is_refused(tmp_path):
+    """Else the other arms would lack it for ever, or the study seem finished without it."""
+    a, b = fill(tmp_path / "a", [0, 1]), fill(tmp_path / "b", [1, 7], **some("relu"))
+    assert refused(tmp_path / "u", a, b) == (
+        f'{b}: its run of model.activation = "relu" with seed 7 is planned in no folder that has all 2 arms; leave it out, or '
+        f"name one where 'allelse run' has begun with it"
+    )
+
+
+def test_the_command_line_from_some_levels_to_all(tmp_path, monkeypatch):
+    """As docs/machines.md has it: some levels first, all of them begun and stopped, the former taken in, the rest trained."""
+    from allelse import engine
+    from allelse.launch import local
+
+    monkeypatch.setattr(local.Speeds, "images_per_second", lambda self, pack: 100.0)
+    file = write_study(tmp_path, changed("epochs          = 2", "epochs          = 1", PLAIN))
+    run, real = ["run", file, "--device", "cpu"], engine.train_pack
+    assert allelse(*run, "--set", 'model.activation=["relu"]', "--out", tmp_path / "some").code == 0
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "train_pack", stopped)
+        assert allelse(*run, "--out", tmp_path / "all").code == 130
+    assert allelse("merge", tmp_path / "all", tmp_path / "some").out.splitlines()[1:] == [
+        f"{tmp_path}/some: has 1 of the 2 arms"
+    ]
+    trained = []
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "train_pack", lambda pack, *rest: trained.append(pack) or real(pack, *rest))
+        assert allelse(*run, "--out", tmp_path / "all").code == 0
+    assert {run.arm["model.activation"] for pack in trained for run in pack.runs} == {"sigmoid"}
+    assert allelse(*run, "--out", tmp_path / "at once").code == 0
+    united, alone = (allelse("results", tmp_path / name, "--runs", "--format", "json").raw for name in ("all", "at once"))
+    assert united == alone
