@@ -332,8 +332,8 @@ def test_the_first_lines_say_on_what_when_and_how_long(tmp_path):
 
 
 def test_a_united_folder_is_made_again_by_all_its_commands(tmp_path):
-    for number, seeds in enumerate(([0, 1], [7, 8])):
-        write_store(tmp_path / f"{number}", definition(seeds=seeds, command="allelse run made-up"))
+    for number, (seeds, moved) in enumerate((([0, 1], ""), ([7, 8], " --first-seed 7"))):
+        write_store(tmp_path / f"{number}", definition(seeds=seeds, command=f"allelse run made-up{moved}"))
     store.merge(tmp_path / "both", [tmp_path / "0", tmp_path / "1"])
     page = write_report(tmp_path / "both").with_name("report.md").read_text("utf-8")
     assert (

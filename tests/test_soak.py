@@ -1,6 +1,7 @@
 """The soak test is itself tested: killed at two moments a study ends as undisturbed, and what is altered is noticed."""
 
 import random
+import re
 import shutil
 import sqlite3
 from collections import Counter
@@ -82,6 +83,19 @@ def test_what_is_altered_in_the_store_is_noticed_and_times_are_not(copy, monkeyp
     alter(out, statement)
     found = list(differences(out, alone, lost=0))
     assert [noticed in what for what in found] == [True] * bool(noticed)
+
+
+def test_when_and_for_how_long_it_was_trained_is_all_that_may_differ_in_a_report(copy, monkeypatch):
+    monkeypatch.setattr("benchmarks.soak.checks.EXPORTS", ())
+    out, alone = copy
+    report = (out / "report.md").read_text("utf-8")
+    later = re.sub(
+        r"[0-9-]{10} \(UTC\), in \S+ \w+ of computing", "1999-12-31 to 2000-01-01 (UTC), in 7.5 hours of computing", report
+    )
+    for text, noticed in ((later, []), (later.replace(" done", " lost"), ["report.md has other bytes"])):
+        assert text != report
+        (out / "report.md").write_text(text, "utf-8")
+        assert list(differences(out, alone, lost=0)) == noticed
 
 
 def test_other_files_bytes_and_warnings_are_noticed(copy, monkeypatch):

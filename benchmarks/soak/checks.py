@@ -29,6 +29,8 @@ from .strikes import HERE, allelse
 
 MAY_DIFFER = ("study.sqlite", "progress.json", "allelse.log")
 """as bytes; what they hold is compared"""
+WHEN = re.compile(rb", [0-9-]{10}(?: to [0-9-]{10})? \(UTC\), in [0-9.]+ \w+ of computing\.")
+"""in a report: on which days it was trained, and for how long"""
 NEVER_BEGAN = re.compile(r"holds no study\.sqlite|its study never began")
 EXPORTS = (("results", "--runs", "--format", "csv"), ("results", "--format", "json"), ("verdicts", "--format", "json"))
 
@@ -80,9 +82,13 @@ def differences(out: Path, expected: Path, *, lost: int) -> Iterator[str]:
 
 
 def files(out: Path) -> dict[str, bytes]:
-    """Every file by name, with its bytes where they must be the same."""
+    """Every file by name, with its bytes where they must be the same; without the day and how long it took."""
     paths = {str(path.relative_to(out)): path for path in sorted(out.rglob("*")) if path.is_file()}
-    return {name: b"" if name in MAY_DIFFER else path.read_bytes() for name, path in paths.items() if name != "allelse.log"}
+    return {
+        name: b"" if name in MAY_DIFFER else WHEN.sub(b"", path.read_bytes())
+        for name, path in paths.items()
+        if name != "allelse.log"
+    }
 
 
 @cache
