@@ -92,8 +92,8 @@ def test_other_numbers_on_another_device_are_told_and_the_first_are_kept(tmp_pat
     b = fill(tmp_path / "b", [0], made=replace(MADE, device="a GPU"), accuracy=lambda spec: 51.0)
     _, *notes = store.merge(tmp_path / "u", [a, b])
     assert [note for note in notes if note.startswith("run ")] == [
-        f"run {run} (model.activation {arm}, seed 0) was finished twice: accuracy 50.0 in {a}, which is kept, and 51.0 in {b}, "
-        f"which had another device (a GPU, not a CPU)"
+        f"run {run} (model.activation = {arm}, seed 0) was finished twice: accuracy 50.0 in {a}, which is kept, and 51.0 in "
+        f"{b}, which had another device (a GPU, not a CPU)"
         for run, arm in zip(run_ids(a), FACTORS["model.activation"], strict=True)
     ]
     with store.read(tmp_path / "u") as united:

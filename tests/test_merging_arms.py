@@ -50,7 +50,7 @@ def test_some_of_the_arms_with_another_recipe_are_of_another_study(tmp_path):
     a, relu = fill(tmp_path / "a", [0]), {"model.activation": "relu"}
     other = fill(tmp_path / "b", [0], **some("relu"), arms=[{"levels": relu, "recipe": {"epochs": 99, "arm": relu}}])
     assert refused(tmp_path / "u", a, other).endswith(
-        'never mix: in the arm model.activation = "relu", recipe.epochs: 2 → 99; leave one of them out'
+        "never mix: in the arm model.activation = relu, recipe.epochs: 2 → 99; leave one of them out"
     )
 
 
@@ -58,7 +58,7 @@ def test_some_of_the_arms_with_another_recipe_are_of_another_study(tmp_path):
 def test_an_arm_that_no_folder_with_more_arms_has_is_named(other, tmp_path):
     a, b = fill(tmp_path / "a", [0]), fill(tmp_path / "b", [0], **some(*other))
     assert refused(tmp_path / "u", a, b) == (
-        f'{b}: is of another study than {a}, and results never mix: that one lacks the arm model.activation = "tanh"; leave '
+        f"{b}: is of another study than {a}, and results never mix: that one lacks the arm model.activation = tanh; leave "
         f"one of them out, or name a folder that has the arms of both"
     )
 
@@ -99,7 +99,7 @@ def test_a_seed_that_some_of_the_arms_alone_have_is_refused(tmp_path):
     """Else the other arms would lack it for ever, or the study seem finished without it."""
     a, b = fill(tmp_path / "a", [0, 1]), fill(tmp_path / "b", [1, 7], **some("relu"))
     assert refused(tmp_path / "u", a, b) == (
-        f'{b}: its run of model.activation = "relu" with seed 7 is planned in no folder that has all 2 arms; leave it out, or '
+        f"{b}: its run of model.activation = relu with seed 7 is planned in no folder that has all 2 arms; leave it out, or "
         f"name one where 'allelse run' has begun with it"
     )
 

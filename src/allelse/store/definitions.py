@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from allelse.design import arm_text
 from allelse.records import canonical_json
 
 WITHOUT_WEIGHT = ("command", "notes", "references")
@@ -43,18 +44,13 @@ def apart(part: Mapping[str, Any], whole: Mapping[str, Any]) -> str:
     if found := differences(*(_without_arms(one, other) for one, other in ((whole, part), (part, whole)))):
         return f"{found}; leave one of them out"
     for arm in part["arms"]:
+        name = arm_text(arm["levels"]) or "without factors"
         recipe = recipes.get(canonical_json(arm["levels"]))
         if recipe is None:
-            lacks = f"that one lacks the arm {arm_text(arm['levels'])}"
-            return f"{lacks}; leave one of them out, or name a folder that has the arms of both"
+            return f"that one lacks the arm {name}; leave one of them out, or name a folder that has the arms of both"
         if found := differences({"recipe": recipe}, {"recipe": arm["recipe"]}):
-            return f"in the arm {arm_text(arm['levels'])}, {found}; leave one of them out"
+            return f"in the arm {name}, {found}; leave one of them out"
     return ""
-
-
-def arm_text(levels: Mapping[str, Any]) -> str:
-    """An arm as a person reads it: ``model.activation = "relu", model.depth = 8``."""
-    return ", ".join(f"{factor} = {_shown(level)}" for factor, level in levels.items()) or "without factors"
 
 
 def _without_arms(definition: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from allelse.design import arm_text
 from allelse.errors import StoreError
 from allelse.records import RunResult, canonical_json, digest
 from allelse.store import schema
-from allelse.store.definitions import apart, arm_text
+from allelse.store.definitions import apart
 from allelse.store.faults import explained, on_disk
 from allelse.store.folder import UNFINISHED, connected, read, taken, transaction
 from allelse.store.opened import FINAL, Store, StoredRun
@@ -253,8 +254,7 @@ def _conflict(run: str, first: _Part, second: _Part) -> Iterator[str]:
     one, other = first.runs[run].result, second.runs[run].result
     assert one is not None
     assert other is not None
-    levels = ", ".join(f"{key} {value}" for key, value in first.runs[run].arm.items())
-    who = f"run {run} ({levels}, seed {first.runs[run].seed})"
+    who = f"run {run} ({arm_text(first.runs[run].arm)}, seed {first.runs[run].seed})"
     for name, value in one.fingerprints.items():
         if other.fingerprints.get(name, value) != value:
             raise StoreError(f"{second.folder}: {who} was given another {name} than in {first.folder}; leave one of them out")
