@@ -26,6 +26,7 @@ import pandas as pd
 
 from allelse import stats, store, study
 from allelse.design import matches
+from allelse.errors import AllelseError
 from allelse.report import gather, write_report
 from allelse.report.evidence import NOT_ASKED, judge_table
 from allelse.report.findings import Findings
@@ -374,7 +375,11 @@ def with_page_tables(text: str) -> str:
 
 def main() -> None:
     for folder in sys.argv[1:]:
-        print(f"kept {take(Path(folder)).relative_to(ROOT)}")
+        try:
+            print(f"kept {take(Path(folder)).relative_to(ROOT)}")
+        except (AllelseError, ValueError) as error:
+            print(f"publish: {error}", file=sys.stderr)
+            sys.exit(2)
     for language, readme in READMES.items():
         readme.write_text(with_tables(readme.read_text("utf-8"), language), "utf-8")
     page = RESULTS / "README.md"
