@@ -255,7 +255,7 @@ def summary(language: str) -> Iterator[str]:
             if verdict.metric == "accuracy":
                 pairs = zip(sizes(verdict), sizes(one.recalibrated[verdict.id]), strict=True)
                 apart += [abs(running - again) for running, again in pairs]
-    yield words["summary"]
+    yield words["summary"].format(depths=levels(measured, "model.depth"), batch_sizes=levels(measured, "batch_size"))
     yield ""
     for name, studies_from_claim in says.items():
         told = [f"{text} ({', '.join(studies)})" for text, studies in studies_from_claim.items()]
@@ -264,6 +264,12 @@ def summary(language: str) -> Iterator[str]:
     yield ""
     yield words["effects"].format(f"{max(apart):.1f}")
     yield ""
+
+
+def levels(measured: Sequence[Measured], factor: str) -> str:
+    """Those of a factor that the studies which vary it have in common."""
+    common = [set(one.runs[factor]) for one in measured if factor in one.factors]
+    return ", ".join(map(str, sorted(set.intersection(*common)))) if common else "–"
 
 
 def measured_arms(measured: Measured, language: str) -> Iterator[str]:
@@ -290,6 +296,7 @@ def provenance(measured: Measured, language: str) -> str:
         runs=len(measured.finished),
         seeds=len(measured.definition["seeds"]),
         plural="s" * (len(measured.definition["seeds"]) > 1),
+        measure=words["several" if len(measured.definition["seeds"]) > 1 else "one"],
         epochs=recipe["epochs"],
         images=f"{measured.images:,}",
         dataset={"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}[recipe["dataset"]],
