@@ -84,3 +84,23 @@ def test_convolution_and_linear_layers_are_r_of_torchs(bias):
         torch.testing.assert_close(convolution(x)[:, 5 * replica : 5 * replica + 5], expected, rtol=1e-10, atol=1e-12)
         expected = nn.functional.linear(mine.flatten(1), linear.weight[replica], shift[1])
         torch.testing.assert_close(linear(x.flatten(1))[:, 5 * replica : 5 * replica + 5], expected, rtol=1e-10, atol=1e-12)
+
+
+class SaysItIsOnAGpu(torch.Tensor):
+    is_cuda = True
+
+
+@pytest.mark.parametrize("shape", [(5, 8), (5, 8, 3, 3)], ids=["vectors", "images"])
+def test_on_a_gpu_a_norm_of_groups_meets_its_scale_in_one_type(shape, monkeypatch):
+    """torch's CUDA kernel reads scale and shift in the type of the input."""
+    met = set()
+
+    def seen(x, groups, weight, bias, eps, of_torch=nn.functional.group_norm):
+        met.update({x.dtype, weight.dtype, bias.dtype})
+        return of_torch(x, groups, weight, bias, eps)
+
+    monkeypatch.setattr(nn.functional, "group_norm", seen)
+    norm = blocks.build_norm(2, 4, recipe.GroupNorm(groups=2))
+    out = norm(torch.zeros(shape, dtype=torch.bfloat16).as_subclass(SaysItIsOnAGpu))
+    assert (out.dtype, out.shape) == (torch.bfloat16, shape)
+    assert met == {torch.float32}

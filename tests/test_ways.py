@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import weakref
@@ -179,3 +180,24 @@ def test_the_cpu_has_one_way_and_a_gpu_several():
     assert {way.convolution for way in engine.ways(torch.device("cuda"))} == {"grouped", "branches", "im2col"}
     assert {way.graph for way in engine.ways(torch.device("cuda"))} == {True}
     assert {way.graph for way in engine.ways(torch.device("cuda"), graphs=False)} == {False}
+
+
+def test_streams_are_waited_for_also_where_a_network_fails(monkeypatch):
+    class Stream:
+        waits: list[tuple[object, object]] = []
+
+        def wait_stream(self, other):
+            self.waits.append((self, other))
+
+    current, first, second, third = (Stream() for _ in range(4))
+    steps = loop.Training(in_way(pack_of(tiny_recipe()), Way("branches")), toy_dataset(), CPU).steps
+    steps.streams = [first, second, third]
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+
+    def fails():
+        raise torch.cuda.OutOfMemoryError("no memory")
+
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        steps._side_by_side([lambda: None, fails, lambda: None])
+    assert set(Stream.waits) == {(first, current), (second, current), (current, first), (current, second)}

@@ -13,9 +13,11 @@ from allelse.errors import DeviceError, did_you_mean
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
-# Resuming must give the same bits, and fp32 must mean fp32: no kernels whose sums come in any order, no TF32 in disguise.
+# Resuming must give the same bits, and fp32 must mean fp32: no kernels whose sums come in any order, no TF32 in disguise, no
+# sums in bf16 where a product is split.
 torch.backends.cudnn.deterministic = True
 torch.backends.cudnn.allow_tf32 = False
+torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
 
 # glibc gives every tensor of over 32 MB back to the system when it is freed, and the next one is paid for page by page: a
 # fifth of the training and half of the evaluation on two cores. Keep the memory (M_MMAP_MAX = 0, M_TRIM_THRESHOLD = 2 GB).

@@ -10,6 +10,7 @@ the epoch and the learning rate are tensors there, so that nothing waits for the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 import numpy as np
 import torch
@@ -150,18 +151,21 @@ class Steps:
         return lambda: self._forward_and_backward(self.branches[replica], place, rows)
 
     def _side_by_side(self, works: Sequence[Callable[[], None]]) -> None:
-        """Each on a stream of its own where the device has streams, and all of them done for whoever comes next."""
+        """Each on a stream of its own where the device has streams, and all of them done for whoever comes next.
+
+        Also where one fails: a recording that ends with streams that nobody waited for spoils what comes after it.
+        """
         if not self.streams:
             for work in works:
                 work()
             return
         current = torch.cuda.current_stream(self.loss_R.device)
-        for work, stream in zip(works, self.streams, strict=True):
-            stream.wait_stream(current)
-            with torch.cuda.stream(stream):
-                work()
-        for stream in self.streams:
-            current.wait_stream(stream)
+        with ExitStack() as joins:
+            for work, stream in zip(works, self.streams, strict=True):
+                stream.wait_stream(current)
+                joins.callback(current.wait_stream, stream)
+                with torch.cuda.stream(stream):
+                    work()
 
     def _forward_and_backward(self, network: Network, place: int | Tensor, rows: slice) -> None:
         x, targets = self.batches.at(place, rows)

@@ -33,18 +33,15 @@ class GroupNorm(Affine):
             # A norm that meets the images themselves: torch's channels-last CPU kernel (2.13) crashes where no gradient of
             # its input is wanted, so one is asked for, and thrown away.
             x = x.detach().requires_grad_()
-        if x.dim() == 4 and (x.is_cuda or x.shape[1] < FEW_CHANNELS * self.replicas * self.groups):
-            return self._by_plane(x, weight, bias)
-        return F.group_norm(x, self.replicas * self.groups, weight, bias, self.eps)
-
-    def _by_plane(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-        """In contiguous memory, which torch's CUDA kernel takes alone and its CPU kernel is much faster in where groups are
-        small (3.9 times for 2 channels, one thread, bf16); given back as channels-last, for the next convolution.
-        """
         # torch's CUDA kernel wants scale and shift in the input's type, which would round what BatchNorm keeps in fp32.
-        wide = x.float() if x.is_cuda and x.dtype == torch.bfloat16 else x
-        out = F.group_norm(wide.contiguous(), self.replicas * self.groups, weight, bias, self.eps)
-        return out.to(x.dtype).contiguous(memory_format=torch.channels_last)
+        given = wide(x) if x.is_cuda else x
+        groups = self.replicas * self.groups
+        if x.dim() == 4 and (x.is_cuda or x.shape[1] < FEW_CHANNELS * groups):
+            # In contiguous memory, which torch's CUDA kernel takes alone and its CPU kernel is much faster in where groups are
+            # small (3.9 times for 2 channels, one thread, bf16); given back as channels-last, for the next convolution.
+            out = F.group_norm(given.contiguous(), groups, weight, bias, self.eps)
+            return out.to(x.dtype).contiguous(memory_format=torch.channels_last)
+        return F.group_norm(given, groups, weight, bias, self.eps).to(x.dtype)
 
 
 class RMSNorm(Affine):
