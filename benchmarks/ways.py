@@ -3,7 +3,8 @@
     python -m benchmarks.ways [--device auto] [--out FOLDER] [--seconds 500]
 
 On a GPU these are the checks that nothing else can do. Correctness comes first, then speed. Goes on where it stopped: figures
-that ways.json holds for this device are not measured again, and none is begun after ``--seconds``. Writes ways-DEVICE.md.
+that ways.json holds for this device are not measured again, what failed is tried again after all others, and none is begun
+after ``--seconds``. A CUDA error, after which nothing works in this process, ends it with exit code 1. Writes ways-DEVICE.md.
 Needs no data set: the images are noise of CIFAR-10's shape.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import date
@@ -33,6 +35,8 @@ NORMS = {name: f"model.norm={name}" for name in ("batch", "layer", "instance", "
 }
 OPTIMIZERS = {"sgd": "optimizer={ name = 'sgd', lr = 0.05, momentum = 0.9 }", "adam": "optimizer.lr=0.001"}
 SMALL = ["batch_size=8", "model.width=16", "model.stem={ width = 16 }", "model.depth=2", "augment=['flip', 'crop']"]
+FIRST = [(width, batch, replicas) for width in (32, 64) for batch in (2, 32, 128) for replicas in (32, 1)]
+"""shapes whose speed tells most"""
 STEPS = 3 * STEPS_A_REPLAY
 """the first replay's steps are run as they are, the second's are recorded, the third is a replay"""
 
@@ -49,9 +53,15 @@ def runs(seeds: int, *changes: str) -> tuple[RunSpec, ...]:
     return tuple(study.load("sigmoid-vs-relu", seeds=seeds, changes=one_arm).runs())
 
 
-def after(steps: int, pack: Pack, dataset: data.Dataset, device: torch.device) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Each parameter and its last gradient, [R, ...] in float64 on the CPU, after so many training steps."""
+def after(
+    steps: int, pack: Pack, dataset: data.Dataset, device: torch.device, *, rates: type = np.float64
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Each parameter and its last gradient, [R, ...] in float64 on the CPU, after so many training steps.
+
+    A graph keeps learning rates in float32: its reference must have them so, too.
+    """
     training = Training(pack, dataset, device)
+    training.steps.rates = training.steps.rates.astype(rates).astype(float)
     training.steps.begin(0, training.draw(0))
     while training.steps.done < steps:
         training.steps.advance(steps)
@@ -70,15 +80,15 @@ def checks(dataset: data.Dataset, device: torch.device) -> Iterator[tuple[str, C
     """Every figure by name, with what measures it."""
 
     @lru_cache
-    def lone_of(steps: int, run: str) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        return after(steps, Pack((spec_from_id[run],)), dataset, CPU)
+    def lone_of(steps: int, run: str, rates: type) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        return after(steps, Pack((spec_from_id[run],)), dataset, CPU, rates=rates)
 
     spec_from_id: dict[str, RunSpec] = {}
 
-    def lone(steps: int, run: RunSpec) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    def lone(steps: int, run: RunSpec, *, graph: bool) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """The reference: a network alone, on the CPU."""
         spec_from_id[run.id] = run
-        return lone_of(steps, run.id)
+        return lone_of(steps, run.id, np.float32 if graph else np.float64)
 
     candidates = (
         engine.ways(device) if device.type == "cuda" else tuple(Way(name) for name in ("grouped", "branches", "im2col"))
@@ -90,7 +100,8 @@ def checks(dataset: data.Dataset, device: torch.device) -> Iterator[tuple[str, C
 
         def exact(together: tuple[RunSpec, ...] = together, way: Way = way) -> float:
             ours, _ = after(STEPS, Pack(together, way), dataset, device)
-            return max(error([values[r : r + 1] for values in ours], lone(STEPS, run)[0]) for r, run in enumerate(together))
+            references = [lone(STEPS, run, graph=way.graph)[0] for run in together]
+            return max(error([values[r : r + 1] for values in ours], alone) for r, alone in enumerate(references))
 
         yield f"weights after {STEPS} steps of {name}, fp64 | {way.in_words(3)} | {norm}", exact
     for precision, way, norm in itertools.product(("bf16", "fp32"), eager, NORMS):
@@ -98,10 +109,12 @@ def checks(dataset: data.Dataset, device: torch.device) -> Iterator[tuple[str, C
 
         def rounding(rounded: tuple[RunSpec, ...] = rounded, exactly: tuple[RunSpec, ...] = exactly, way: Way = way) -> float:
             _, ours = after(1, Pack(rounded, way), dataset, device)
-            return max(error([values[r : r + 1] for values in ours], lone(1, run)[1]) for r, run in enumerate(exactly))
+            references = [lone(1, run, graph=False)[1] for run in exactly]
+            return max(error([values[r : r + 1] for values in ours], alone) for r, alone in enumerate(references))
 
         yield f"gradients of the first step, {precision} | {way.in_words(3)} | {norm}", rounding
-    for width, batch, replicas in itertools.product((32, 64, 256), (2, 8, 32, 128, 512), (1, 4, 10, 32)):
+    shapes = dict.fromkeys([*FIRST, *itertools.product((32, 64, 256), (2, 8, 32, 128, 512), (1, 4, 10, 32))])
+    for width, batch, replicas in () if device.type == "cpu" else shapes:  # what a CPU does is in speed-cpu.md
         together = runs(
             replicas,
             NORMS["batch"],
@@ -110,9 +123,8 @@ def checks(dataset: data.Dataset, device: torch.device) -> Iterator[tuple[str, C
             f"model.width={width}",
             f"model.stem={{ width = {width} }}",
         )
-        for way in all_ways if replicas > 1 else dict.fromkeys(way for way in all_ways if way.convolution == "grouped"):
-            if device.type == "cpu":  # what a CPU does is in speed-cpu.md
-                continue
+        ways = all_ways if (width, batch, replicas) == FIRST[0] else candidates  # a plan takes no way without a graph
+        for way in ways if replicas > 1 else [way for way in ways if way.convolution == "grouped"]:
             name = f"images/s, width {width}, batch {batch}, {replicas} replicas | {way.in_words(replicas)} | batch"
             yield name, partial(engine.images_per_second, Pack(together, way), dataset, device)
 
@@ -154,16 +166,22 @@ def main() -> None:
     figures = json.loads(file.read_text()) if file.exists() else {}
     machine = f"{engine.describe_device(device)}, torch {torch.__version__}"
     begun = time.monotonic()
-    for name, measure in checks(noise(), device):
-        if name in figures.setdefault(machine, {}) or time.monotonic() - begun > asked.seconds:
-            continue
+    ours: dict[str, float | str] = figures.setdefault(machine, {})
+    todo = [(name, measure) for name, measure in checks(noise(), device) if not isinstance(ours.get(name), float)]
+    for name, measure in sorted(todo, key=lambda task: task[0] in ours):
+        if time.monotonic() - begun > asked.seconds:
+            break
+        is_lost = False
         try:
-            figures[machine][name] = measure()
+            ours[name] = float(measure())
         except Exception as problem:  # the rest goes on
-            figures[machine][name] = f"{type(problem).__name__}: {' '.join(str(problem).split())[:200]}"
-        print(name, figures[machine][name], flush=True)
+            ours[name] = f"{type(problem).__name__}: {' '.join(str(problem).split())[:200]}"
+            is_lost = "CUDA error" in str(problem)
+        print(name, ours[name], flush=True)
         file.write_text(json.dumps(figures, indent=1))
-        (asked.out / f"ways-{device.type}.md").write_text(page(machine, figures[machine]))
+        (asked.out / f"ways-{device.type}.md").write_text(page(machine, ours))
+        if is_lost:
+            sys.exit(1)
 
 
 if __name__ == "__main__":

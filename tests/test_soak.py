@@ -139,7 +139,7 @@ def test_draws_follow_from_the_seed():
 def test_the_page_says_what_differed():
     fine, other = Tally(kills=Counter({("all", "report"): 2})), Tally(differences=["ray study 1: it differed"])
     text = page({"local": fine, "ray": other}, 4, 7, 60.0, "cpu")
-    assert "--kills 4 --seed 7 --kinds local ray --write" in text
+    assert "--kills 4 --seed 7 --kinds local ray --out benchmarks" in text
     assert "**2 kills: 1 differences.**" in text
     assert "- ray study 1: it differed" in text
     assert "| the one process | 0 | 0 | 0 | 0 | 0 | 2 |" in text

@@ -1,11 +1,12 @@
 """Studies whose processes are killed at random moments: a number of kills and a seed in; what came of it, in ``soak.md``, out.
 
-    python -m benchmarks.soak [--kills 100] [--seed 0] [--kinds local workers ray] [--device cpu] [--write]
+    python -m benchmarks.soak [--kills 100] [--seed 0] [--kinds local workers ray] [--device cpu] [--seconds N] [--out FOLDER]
 
 Half of the kills are of ``allelse run STUDY``, three tenths of ``--workers 2``, two tenths of ``--engine ray``. The same
 command is begun again until it ends by itself; then its folder must be that of a study that nobody disturbed (``checks`` says
 what may differ). The seed decides studies, moments and victims; what is under way at a moment is the machine's affair. Exit
-code 1 where something differed; the folders are kept then. Needs Linux.
+code 1 where something differed; the folders are kept then. After ``--seconds`` no study is begun, and the page has fewer kills.
+Needs Linux.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from .page import page
 from .soak import KINDS, Soak, Tally, folder_of
 
 SHARES = {"local": 0.5, "workers": 0.3, "ray": 0.2}
-PAGES = Path(__file__).parents[1]
 
 
 def main() -> int:
@@ -32,20 +32,22 @@ def main() -> int:
     asked.add_argument("--seed", type=int, default=0)
     asked.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     asked.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    asked.add_argument("--write", action="store_true", help="write soak.md, or soak-cuda.md")
+    asked.add_argument("--seconds", type=float, default=float("inf"))
+    asked.add_argument("--out", type=Path, help="folder to write soak.md to, or soak-cuda.md")
     options = asked.parse_args()
     kinds = [kind for kind in options.kinds if kind != "ray" or cluster.is_installed()]
     if kinds != options.kinds:
         print("Ray is not installed: its kills are left out", flush=True)
     base, begun = Path(tempfile.mkdtemp(prefix="soak-")), time.monotonic()
+    end = begun + options.seconds
     files = studies.write(base, studies.STUDIES)
     tallies = {
-        kind: soak(base, kind, files, round(SHARES[kind] * options.kills), options.seed, options.device) for kind in kinds
+        kind: soak(base, kind, files, round(SHARES[kind] * options.kills), options.seed, options.device, end) for kind in kinds
     }
     text = page(tallies, options.kills, options.seed, time.monotonic() - begun, options.device)
     print(text)
-    if options.write:
-        (PAGES / ("soak.md" if options.device == "cpu" else f"soak-{options.device}.md")).write_text(text, "utf-8")
+    if options.out:
+        (options.out / ("soak.md" if options.device == "cpu" else f"soak-{options.device}.md")).write_text(text, "utf-8")
     if differed := any(tally.differences for tally in tallies.values()):
         print(f"something differed; all folders are kept in {base}", flush=True)
     else:
@@ -53,7 +55,7 @@ def main() -> int:
     return int(differed)
 
 
-def soak(base: Path, kind: str, files: dict[str, Path], kills: int, seed: int, device: str) -> Tally:
+def soak(base: Path, kind: str, files: dict[str, Path], kills: int, seed: int, device: str, end: float) -> Tally:
     """All kills of one kind."""
     (base / "r").mkdir(exist_ok=True)  # sockets stand below it, whose names may not be long
     variables = {"XDG_CACHE_HOME": str(base / "ray-cache")}
@@ -62,7 +64,7 @@ def soak(base: Path, kind: str, files: dict[str, Path], kills: int, seed: int, d
         for name in files:
             alone = folder_of(base, "local", name)
             soaked.leave_alone(name, alone if alone.exists() and kind != "local" else None)
-        soaked.strike(kills, seed)
+        soaked.strike(kills, seed, end)
     return soaked.tally
 
 

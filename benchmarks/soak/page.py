@@ -23,7 +23,7 @@ def page(tallies: Mapping[str, Tally], kills: int, seed: int, seconds: float, de
     differed = sum(len(tally.differences) for tally in tallies.values())
     kinds = "" if list(tallies) == list(KINDS) else f" --kinds {' '.join(tallies)}"
     on = f" --device {device}" if device != "cpu" else ""
-    command = f"python -m benchmarks.soak --kills {kills} --seed {seed}{kinds}{on} --write"
+    command = f"python -m benchmarks.soak --kills {kills} --seed {seed}{kinds}{on} --out benchmarks"
     lines = [
         "# Killed, again and again",
         "",
@@ -53,7 +53,7 @@ def page(tallies: Mapping[str, Tally], kills: int, seed: int, seconds: float, de
             lines.append(f"| {WHOM[kind, whom]} | " + " | ".join(str(counts[phase]) for phase in PHASES) + " |")
     for tally in tallies.values():
         lines += ["", *(f"- {what}" for what in tally.differences[:20])] if tally.differences else []
-    return "\n".join([*lines, "", *NOTES]) + "\n"
+    return "\n".join([*lines, "", NOTES.format(gpus=" GPUs," if device == "cpu" else "")])
 
 
 WHOM = {
@@ -82,8 +82,8 @@ value that diverges, in packs of six and four. They save a checkpoint every 0.05
 measured, but their plans are made with fixed ones, so that all are the same.
 
 A kill is no power cut: what the system had taken over before it is still written. That a commit and a checkpoint are on the
-disk in time is tested in `tests/test_faults.py`. Not covered: several machines, a shared disk, GPUs, a head of Ray that dies.
-""".splitlines()
+disk in time is tested in `tests/test_faults.py`. Not covered: several machines, a shared disk,{gpus} a head of Ray that dies.
+"""
 
 
 def hardware(device: str) -> str:

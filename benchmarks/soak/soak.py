@@ -81,9 +81,10 @@ class Soak:
         """Run a study once to its end; it must give what is ``expected``, if anything."""
         out = folder_of(self.base, self.kind, name)
         command = self.begin(name, out)
-        command.wait(600, command.is_reporting)
-        at = time.monotonic()
-        command.wait(600)
+        with command.killed_where_it_fails():
+            command.wait(600, command.is_reporting)
+            at = time.monotonic()
+            command.wait(600)
         seconds, report_seconds = time.monotonic() - command.begun, time.monotonic() - at
         if command.process.poll() != 0:
             command.kill()
@@ -94,10 +95,10 @@ class Soak:
         self._tell(f"{name}, undisturbed: {seconds:.1f} s")
         return out
 
-    def strike(self, kills: int, seed: int) -> None:
-        """Kill so often, in as many studies as that takes."""
+    def strike(self, kills: int, seed: int, end: float = float("inf")) -> None:
+        """Kill so often, in as many studies as that takes; none is begun after ``end`` (of ``time.monotonic``)."""
         begun, done = time.monotonic(), 0
-        while done < kills:
+        while done < kills and time.monotonic() < end:
             self.tally.studies += 1
             rng = random.Random(f"{seed} {self.kind} {self.tally.studies}")
             name = rng.choice(sorted(self.files))
@@ -134,11 +135,12 @@ class _Struck:
         while True:
             command = self.soak.begin(self.name, self.out)
             self.commands.append(command)
-            if not self._until_killed(command):
-                break
-            if self.rng.random() < 0.5:  # else the next one begins while what is left is still ending itself
-                fine &= self._nothing_is_left()
-        fine &= self._ended_well(command) and self._nothing_is_left()
+            with command.killed_where_it_fails():
+                if not self._until_killed(command):
+                    fine &= self._ended_well(command) and self._nothing_is_left()
+                    break
+                if self.rng.random() < 0.5:  # else the next one begins while what is left is still ending itself
+                    fine &= self._nothing_is_left()
         if fine:
             fine = not self.soak._differ(self.where, differences(self.out, self.alone.out, lost=self.lost))
         resumes = studies.resumes(self.soak.base) - resumes

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,8 +33,9 @@ class Strike:
     """moments of that phase that pass first, where there are several"""
 
 
-HERE = {"PYTHONPATH": str(Path(ours.__file__).parents[1]), "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
-"""the same allelse for all"""
+PLACES = os.pathsep.join(filter(None, (str(Path(ours.__file__).parents[1]), os.environ.get("PYTHONPATH"))))
+HERE = {"PYTHONPATH": PLACES, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+"""the same allelse for all, and what it needs"""
 PATIENCE = 20
 """A command that takes so many times longer than undisturbed hangs."""
 SHARE_OF_WHAT_GOES_ON = 0.6
@@ -168,6 +169,15 @@ class Command:
         """Those workers that save a checkpoint now: its name, as long as it is half-written, says who does."""
         named = [int(name.split(".")[-2]) for name in halves(self.out) - self.left]
         return [one for one in named if words_of(one).startswith("ray::_train") or "spawn_main" in words_of(one)]
+
+    @contextmanager
+    def killed_where_it_fails(self) -> Iterator[None]:
+        """It has a session of its own, so that Ctrl-C does not reach it."""
+        try:
+            yield
+        except BaseException:
+            self.kill()
+            raise
 
     def kill(self) -> None:
         """End it, where a test is given up; what each process was at is told in what it said."""

@@ -37,7 +37,11 @@ def resume_and_note(self, checkpoint, resume=loop.Training.resume):
 
 
 def even(measured):
-    return lambda self, pack: measured(self, pack) and 1e4 * len(pack.runs)
+    def speed(self, pack):
+        way = ("im2col", "grouped", "branches")[len(pack.runs) % 3]  # a GPU has all three: let packs of other sizes take others
+        return measured(self, pack) and 1e4 * len(pack.runs) * (2 if pack.way.graph and pack.way.convolution == way else 1)
+
+    return speed
 
 
 loop.Training.resume = resume_and_note

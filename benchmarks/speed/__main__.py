@@ -42,7 +42,7 @@ def main() -> int:
     deadline = time.monotonic() + asked.seconds
     try:
         cells = chosen(asked.cells)
-        with opened(asked.device, Pace(asked.turns, asked.turn)) as suite:
+        with opened(asked.device, Pace(asked.turns, asked.turn), deadline) as suite:
             name = f"speed-{file_name(suite.machine)}"
             asked.out.mkdir(parents=True, exist_ok=True)
             figures = Figures(asked.out / f"{name}.json", suite.machine)
@@ -53,6 +53,9 @@ def main() -> int:
     except (ValueError, WayError) as problem:
         print(f"benchmarks.speed: {problem}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("benchmarks.speed: stopped; the cells that were finished stay, and the same command goes on", file=sys.stderr)
+        return 130
     missing = sum(cell.name not in figures.records for cell in cells)
     print(f"{len(cells) - missing} of {len(cells)} cells are there" + ("; the same command goes on" if missing else ""))
     return 0

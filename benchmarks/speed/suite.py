@@ -49,8 +49,8 @@ class Pace:
 class Suite:
     """The workers, kept from cell to cell, and the machine they found themselves on."""
 
-    def __init__(self, device: str, pace: Pace, folder: Path) -> None:
-        self.device, self.pace, self.folder = device, pace, folder
+    def __init__(self, device: str, pace: Pace, folder: Path, deadline: float = float("inf")) -> None:
+        self.device, self.pace, self.folder, self.deadline = device, pace, folder, deadline
         self.workers: dict[str, Worker] = {}
         self.rates: Rates | None = None
 
@@ -61,6 +61,12 @@ class Suite:
 
     def measure(self, cell: Cell, ways: Sequence[str] = WAYS) -> dict[str, Any]:
         """The record of one cell: turns and facts by way, or why there are none."""
+        try:
+            return self._measured(cell, ways)
+        except WayError as problem:
+            return {"not_measured": str(problem)}
+
+    def _measured(self, cell: Cell, ways: Sequence[str]) -> dict[str, Any]:
         begun = time.monotonic()
         found: dict[str, dict[str, Any]] = {}
         if not (self.folder / f"{cell.data}-images.npy").exists():
@@ -86,7 +92,7 @@ class Suite:
                 self._drop(names[way])
         rounds: list[dict[str, float]] = []
         for number in range(self.pace.turns):
-            if number and time.monotonic() - begun > SLOWEST_CELL:
+            if number and time.monotonic() > min(begun + SLOWEST_CELL, self.deadline):
                 break
             rounds.append(self._turn(["rates"]))
             shift = number % len(ways)
@@ -192,10 +198,10 @@ class Suite:
 
 
 @contextmanager
-def opened(device: str, pace: Pace) -> Iterator[Suite]:
-    """A suite with its worker processes, which end with the block."""
+def opened(device: str, pace: Pace, deadline: float = float("inf")) -> Iterator[Suite]:
+    """A suite with its worker processes, which end with the block; no round of turns begins after ``deadline``."""
     with TemporaryDirectory(prefix="allelse-benchmark-") as folder:
-        suite = Suite(device, pace, Path(folder))
+        suite = Suite(device, pace, Path(folder), deadline)
         try:
             yield suite
         finally:

@@ -1,0 +1,61 @@
+"""The script of everything that waits for a GPU: what can be known of it without one."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import pytest
+
+from benchmarks import gpu
+from benchmarks.speed.grid import chosen
+
+
+@pytest.mark.parametrize(("stage", "count"), [("speed-narrow", 3), ("speed-wide", 1), ("speed", len(chosen([])))])
+def test_the_speed_stages_have_the_cells_that_are_aimed_at(stage, count):
+    assert len(chosen(gpu.CELLS_FROM_STAGE[stage])) == count
+
+
+def test_what_needs_cifar_is_passed_over_where_it_is_not(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ALLELSE_DATA", str(tmp_path / "none"))
+    begun = []
+    monkeypatch.setattr(gpu, "run", lambda stage, *_: begun.append(stage) or 0)
+    monkeypatch.setattr(sys, "argv", ["gpu", "--device", "cpu", "--out", str(tmp_path / "out")])
+    assert gpu.main() == 0
+    assert begun == ["ways", "speed-narrow", "speed-wide", "soak", "speed"]
+    told = capsys.readouterr().out
+    for stage in (*gpu.RECIPES, *gpu.STUDIES):
+        name = "cifar10" if stage in ("recipe-cifar10", "conv-activation-norm-position", "sigmoid-vs-relu") else "cifar100"
+        assert f"── {stage}: needs {name}, which is not there" in told
+
+
+def test_ways_are_begun_once_more_after_a_cuda_error(tmp_path, monkeypatch):
+    begun = []
+    monkeypatch.setattr(gpu, "run", lambda stage, *_: begun.append(stage) or 1)
+    for stage, times in (("ways", 2), ("soak", 1)):
+        begun.clear()
+        monkeypatch.setattr(sys, "argv", ["gpu", "--device", "cpu", "--out", str(tmp_path), "--only", stage])
+        gpu.main()
+        assert begun == [stage] * times
+
+
+def test_a_stage_that_does_not_stop_is_killed_with_all_that_it_began(tmp_path, monkeypatch):
+    script = "import os, signal, sys, time; signal.signal(signal.SIGINT, signal.SIG_IGN); os.fork(); time.sleep(0.1)\n"
+    script += f"time.sleep(2.5); open({str(tmp_path / 'outlived')!r}, 'a')"
+    monkeypatch.setattr(gpu, "GRACE", 0.2)
+    monkeypatch.setattr(gpu, "command", lambda *_: [sys.executable, "-c", script])
+    begun = time.monotonic()
+    assert gpu.run("ways", "cpu", tmp_path, 0.8) < 0
+    time.sleep(max(0.0, 3.5 - (time.monotonic() - begun)))
+    assert not (tmp_path / "outlived").exists()
+
+
+def test_the_archive_goes_on_on_another_machine(tmp_path):
+    here, there, archive = tmp_path / "here", tmp_path / "there", tmp_path / "gpu.tar.gz"
+    (here / "study").mkdir(parents=True)
+    (here / "study" / "study.sqlite").write_bytes(b"runs")
+    gpu.unpack(archive, there)  # the first time there is none
+    gpu.pack(here, archive)
+    gpu.unpack(archive, there)
+    assert (there / "study" / "study.sqlite").read_bytes() == b"runs"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gpu.tar.gz", "here", "there"]
