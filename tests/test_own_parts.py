@@ -226,6 +226,7 @@ REASON_FROM_ACTIVATION = {
     "Single": "gives torch.float32 where torch.float64 came in; ",
     "Logarithm": "gives NaN or infinity for ordinary numbers ",
     "Raising": "raises TypeError: unsupported operand type(s) for +: 'Tensor' and 'str'",
+    "Quitting": "raises SystemExit: 0",
     "ByNumPy": "draws its weights from elsewhere than torch's global generator; ",
     "Taken": "names a tensor 'replicas', of which torch says ",
     "Wants": "raises TypeError: Wants.__init__() missing 1 required positional argument: 'something'",

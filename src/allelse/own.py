@@ -10,7 +10,8 @@ import hashlib
 import importlib
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,17 @@ def _imported(reference: str, module_name: str) -> Any:
 
 def _failed(reference: str, module_name: str, error: BaseException) -> PartError:
     return PartError(f"{reference!r}: importing {module_name} raises {in_words(error)}; mend it there")
+
+
+@contextmanager
+def refused_where_it_fails(refused: Callable[[str], PartError], when: str) -> Iterator[None]:
+    """Around code of the user's: what it raises, ``sys.exit`` too, is a refusal in one line."""
+    try:
+        yield
+    except (PartError, Terminated):
+        raise
+    except (Exception, SystemExit) as error:
+        raise refused(f"raises {in_words(error)} {when}") from None
 
 
 def in_words(error: BaseException) -> str:

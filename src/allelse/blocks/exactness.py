@@ -85,7 +85,7 @@ def _lone_outcome(maker: Maker, replica: int, x_SNC: Tensor) -> Outcome:
     first, again = _module(maker, replica), _module(maker, replica)
     if any(not _same(values, again.state_dict()[name]) for name, values in first.state_dict().items()):
         raise maker.refused("draws its weights from elsewhere than torch's global generator; draw them by torch.nn.init")
-    try:
+    with own.refused_where_it_fails(maker.refused, f"when it is given images {list(x_SNC.shape[1:])}"):
         entered = x_SNC[0].clone()
         with torch.no_grad():
             _check_output(maker, entered, again(entered))
@@ -95,11 +95,6 @@ def _lone_outcome(maker: Maker, replica: int, x_SNC: Tensor) -> Outcome:
         for seed, module in enumerate((first, _module(maker, replica))):
             torch.default_generator.manual_seed(seed)
             outcomes.append(_outcome(maker, module, x_SNC))
-    except PartError:
-        raise
-    except Exception as error:
-        shape = list(x_SNC.shape[1:])
-        raise maker.refused(f"raises {own.in_words(error)} when it is given images {shape}") from None
     if reason := _apart(*outcomes):
         raise maker.refused(
             f"is random: two calls with the same weights and images differ in {reason}, and no seed of a study pairs that"

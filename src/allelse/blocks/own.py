@@ -63,10 +63,8 @@ class Maker:
     def _made(self, make: Any, sizes: tuple[Any, ...], generator: np.random.Generator | None) -> nn.Module:
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.default_generator.manual_seed(int(generator.integers(2**63)) if generator is not None else 0)
-            try:
+            with own.refused_where_it_fails(self.refused, "when it is made"):
                 module = make(*sizes, **self.part.arguments)
-            except Exception as error:
-                raise self.refused(f"raises {own.in_words(error)} when it is made") from None
         if not isinstance(module, nn.Module):
             raise self.refused(f"gives a {type(module).__name__}; allowed: a class or function that gives a torch.nn.Module")
         return module

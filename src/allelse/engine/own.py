@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from inspect import signature
 from pathlib import Path
 from typing import Literal
@@ -33,10 +33,8 @@ def build_own_optimizer(parameters: Sequence[nn.Parameter], part: recipe.OwnOpti
     """The user's optimiser over ``parameters``, in one group, told to be ``capturable`` on a GPU where it can be."""
     made_by = _class(part)
     options = {"capturable": True} if can_be_recorded(part) and parameters[0].is_cuda else {}
-    try:
+    with own.refused_where_it_fails(partial(_refused, part), "when it is made"):
         optimizer = made_by(parameters, lr=lr, **part.arguments, **options)
-    except Exception as error:
-        raise _refused(part, f"raises {own.in_words(error)} when it is made") from None
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise _refused(part, f"gives a {type(optimizer).__name__}; allowed: a class of torch.optim.Optimizer")
     return optimizer
@@ -119,10 +117,8 @@ def _moved(
             group["lr"] = rate
         for parameter, gradient in zip(module.parameters(), gradients[step], strict=True):
             parameter.grad = gradient[at].clone()
-        try:
+        with own.refused_where_it_fails(partial(_refused, part), "in a step"):
             optimizer.step()
-        except Exception as error:
-            raise _refused(part, f"raises {own.in_words(error)} in a step") from None
         if places != [parameter.data_ptr() for parameter in module.parameters()]:
             raise _refused(part, "puts new tensors in the place of the weights; change them in place, as torch's own do")
     return [parameter.detach() for parameter in module.parameters()]
