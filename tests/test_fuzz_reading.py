@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from study_support import PLAIN, allelse, changed, write_study
 
-from allelse import study
+from allelse import store, study
 from benchmarks.fuzz import stores, studies
 
 # ── pages ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -85,6 +85,26 @@ def test_an_output_that_cannot_be_written_is_one_line(here):
         2,
         "allelse: the output cannot be written: No space left on device; free space, or send it elsewhere\n",
     )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no disk that is always full")
+def test_progress_that_cannot_be_written_stops_no_training(here):
+    write_study(here)
+    with open("/dev/full", "w") as full:
+        ended = run_apart("run", "study.toml", "--out", "out", stdout=subprocess.PIPE, stderr=full, text=True)
+    assert (ended.returncode, "Verdicts" in ended.stdout) == (0, True)
+    with store.read(here / "out") as opened:
+        assert opened.counts() == {"done": 4}
+
+
+@pytest.mark.parametrize("words", [("list",), ("data", "list"), ("plan", "study.toml")], ids=" ".join)
+def test_a_reader_that_left_is_no_failure(here, words):
+    write_study(here)
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as closed:
+        ended = run_apart(*words, stdout=closed, stderr=subprocess.PIPE, text=True)
+    assert (ended.returncode, [line for line in ended.stderr.splitlines() if not line.startswith("measuring")]) == (0, [])
 
 
 ROOT = Path(__file__).parents[1]

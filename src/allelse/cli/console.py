@@ -12,13 +12,16 @@ from allelse.errors import inert
 NARROWEST = 80
 
 
-class Screen(Console):
+class Terminal(Console):
     """A console on which words from a study or a store are words: nothing in them moves the cursor or changes colours."""
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(inert(text), **options)
 
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # Rich's own ends with exit code 1, as where a run failed
+
 
 def make_console() -> Console:
-    console = Screen(highlight=False, markup=False)
-    return console if console.is_terminal else Screen(highlight=False, markup=False, width=NARROWEST)
+    console = Terminal(highlight=False, markup=False)
+    return console if console.is_terminal else Terminal(highlight=False, markup=False, width=NARROWEST)

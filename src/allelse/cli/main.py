@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -12,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from allelse.cli.streams import discard
 from allelse.errors import AllelseError, StoreError, Terminated, did_you_mean
 
 app = typer.Typer(
@@ -64,11 +66,12 @@ def main() -> None:
     except Terminated as ended:
         code = ended.code
     except BrokenPipeError:  # the reader of our output left, as `| head` does
-        sys.stderr.close()
+        for stream in (1, 2):
+            discard(stream)
         sys.exit(0)
     except OSError as error:
         if error.filename is None:  # nothing that a command opens: stdout, on a disk that is full
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left to write would fail once more at the end
+            discard(1)
             _fail(f"the output cannot be written: {error.strerror}; free space, or send it elsewhere")
         _fail(f"{str(error.filename)[:60]}: cannot be used: {error.strerror}; mend that, or name another file")
     except Exception as error:
@@ -122,7 +125,10 @@ def new(file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to writ
     except FileExistsError:
         raise StoreError(f"{file}: is there already and is left as it is; give another name") from None
     except OSError as error:
-        raise StoreError(f"{file}: cannot be written: {error.strerror}; give another name") from None
+        with suppress(OSError):
+            Path(os.path.expanduser(file)).unlink()  # what was written of it
+        remedy = "free space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "give another name"
+        raise StoreError(f"{file}: cannot be written: {error.strerror}; {remedy}") from None
     print(f"wrote {file}; next: allelse plan {file}")
 
 

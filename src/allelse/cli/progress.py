@@ -6,10 +6,10 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from allelse.errors import inert
+from allelse.cli.console import Terminal
+from allelse.cli.streams import discard
 
 if TYPE_CHECKING:
     from allelse.plan import Plan  # brings torch along
@@ -37,7 +37,7 @@ class Screen:
     """A ``launch.Watcher`` on stderr."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True)
+        self.console = Terminal(stderr=True)
         self.bar: Progress | None = None
         self.task = TaskID(0)
         self.total = self.done = 0.0
@@ -52,7 +52,10 @@ class Screen:
             self.bar.stop()
 
     def say(self, text: str) -> None:
-        self.console.print(inert(text), markup=False, highlight=False, soft_wrap=True)
+        try:
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        except OSError:  # a full disk, or a reader that left: that stops no training
+            discard(2)
 
     def start(self, plan: Plan, done: float) -> None:
         self.total, self.done = plan.seconds, done
