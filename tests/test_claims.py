@@ -110,6 +110,26 @@ def test_log2_needs_levels_above_zero():
         check_claims([trend], {"lr": [0, 2]})
 
 
+@pytest.mark.parametrize(
+    ("level", "remedy"),
+    [
+        ({"depth": 1}, 'write a key that has dots in quotes, as "model.depth" = 1'),
+        ([1, 2], "'along' and 'for_each' name a factor of which all levels are meant"),
+    ],
+)
+def test_what_is_no_level_is_told_with_what_was_meant(level, remedy):
+    with pytest.raises(ValidationError) as caught:
+        higher(where={"model": level})
+    assert remedy in str(caught.value)
+
+
+def test_a_level_in_quotes_that_is_a_number_is_told_so():
+    with pytest.raises(StudyError, match="level '8', which the study does not have; write it without quotes"):
+        check_claims([higher(where=AT | {"model.depth": "8"})], LEVELS)
+    with pytest.raises(StudyError, match="level '8', which the study does not have; write it in quotes"):
+        check_claims([higher()], LEVELS | {"model.depth": ["1", "8"]})
+
+
 def test_an_id_is_given_once():
     with pytest.raises(StudyError, match="2 claims have this id"):
         check_claims([higher(), higher(says="other")], LEVELS)

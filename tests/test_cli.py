@@ -2,10 +2,12 @@
 
 # ruff: noqa: E501 (a message stands on one line)
 
+import errno
 import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -355,3 +357,31 @@ def test_data_list_tells_what_is_here():
     assert lines[0] == "digits"
     assert "  here: bundled with scikit-learn" in lines
     assert "  not here: allelse data fetch cifar10, or allelse data import cifar10 PATH" in lines
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--timing"], "--timing: belongs to single runs; give --runs too"),
+        (["--runs", "--metric", "loss_running"], "--metric loss_running: summarises arms; leave out --runs, or have "),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(finished, words, said):
+    assert mistake("results", finished[1], *words).startswith(said)
+
+
+def test_a_study_file_that_does_not_fit_on_the_disk_leaves_nothing_behind(tmp_path, monkeypatch):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def opened(path, *_, **__):
+        path.touch()
+        return Full()
+
+    monkeypatch.setattr(Path, "open", opened)
+    assert (
+        mistake("new", tmp_path / "new.toml")
+        == f"{tmp_path / 'new.toml'}: cannot be written: No space left on device; free space"
+    )
+    assert not list(tmp_path.iterdir())

@@ -333,3 +333,21 @@ def test_a_moved_folder_goes_on_and_holds_no_path(tmp_path, monkeypatch):
     shutil.move(tmp_path / "out", tmp_path / "another place")
     assert allelse("run", file.name, "--out", tmp_path / "another place", "--device", "cpu").code == 0
     assert statuses(tmp_path / "another place") == ["done"] * 4
+
+
+def test_a_folder_that_cannot_be_held_on_a_full_disk_is_not_left_behind(tmp_path, monkeypatch):
+    part = write_store(tmp_path / "part")
+
+    def full(path, text, write_text=Path.write_text):
+        if path.name == "holder.json":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_text(path, text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        assert "no space is left for it" in mistake("merge", tmp_path / "new" / "u", part)
+        assert not (tmp_path / "new").exists()
+        (tmp_path / "mine").mkdir()
+        mistake("merge", tmp_path / "mine", part)
+        assert not list((tmp_path / "mine").iterdir())
+    assert allelse("merge", tmp_path / "new" / "u", part).code == 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Literal
 
 import pandas as pd
@@ -45,7 +46,19 @@ def load(
     Raises:
         AllelseError: one line that says what is wrong and what to do.
     """
+    _check("name_or_path", name_or_path, "a study's name or a file", str, Path)
+    _check("seeds", seeds, "a whole number", int, NoneType)
+    _check("first_seed", first_seed, "a whole number", int, NoneType)
+    _check("changes", changes, 'a list of "key=value" texts', list, tuple)
+    for change in changes:
+        _check("changes", change, 'a list of "key=value" texts', str)
     return _load_study(name_or_path, quick=quick, scaled=scaled, seeds=seeds, first_seed=first_seed, changes=changes)
+
+
+def _check(name: str, given: object, allowed: str, *kinds: type) -> None:
+    """One line about an argument of another type, where Python would fail somewhere within."""
+    if not isinstance(given, kinds) or (isinstance(given, bool) and bool not in kinds):
+        raise AllelseError(f"{name} = {given!r}; allowed: {allowed}")
 
 
 def explain(study: Study, *levels: str) -> pd.DataFrame:
@@ -61,6 +74,7 @@ def explain(study: Study, *levels: str) -> pd.DataFrame:
     """
     from allelse.explanation import anatomy, find_arm
 
+    _check("study", study, "a study, as allelse.load gives it", Study)
     return pd.DataFrame([vars(layer) for layer in anatomy(find_arm(study, levels)).layers])
 
 
@@ -91,6 +105,10 @@ def run(
     from allelse.cli.progress import Screen
     from allelse.launch import Machines, run_study
 
+    _check("study", study, "a study, as allelse.load gives it", Study)
+    _check("out", out, "a folder", str, Path, NoneType)
+    _check("device", device, "auto, cpu, cuda or mps", str)
+    _check("workers", workers, "a whole number", int, NoneType)
     machines = Machines(engine, workers, address, on_error=on_error)
     folder = Path(out) if out else Path("runs") / study.name
     with Screen() as screen:

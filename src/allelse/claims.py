@@ -15,13 +15,25 @@ from dataclasses import dataclass
 from math import prod
 from typing import Annotated, Literal, Union
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from allelse.design import Design, arm_key, arm_text, is_number, level_key, level_text, ordered
 from allelse.errors import StudyError, did_you_mean
 from allelse.recipe import NonNegative, Part, Positive
 
-Level = Union[bool, int, Annotated[float, Field(allow_inf_nan=False)], str]
+
+def _one_value(given: object) -> object:
+    """Before the union, of whose four complaints the first would be told: 'true or false'."""
+    if isinstance(given, Mapping):
+        raise ValueError(
+            'allowed: one level; write a key that has dots in quotes, as "model.depth" = 1, and a part by its name'
+        )
+    if isinstance(given, list):
+        raise ValueError("allowed: one level; 'along' and 'for_each' name a factor of which all levels are meant")
+    return given
+
+
+Level = Annotated[Union[bool, int, Annotated[float, Field(allow_inf_nan=False)], str], BeforeValidator(_one_value)]
 LevelFromFactor = dict[str, Level]
 Arm = Annotated[LevelFromFactor, Field(min_length=1)]
 Scale = Literal["linear", "log2", "order"]
@@ -213,9 +225,12 @@ def _check_names(claim: Claim, levels_from_factor: Mapping[str, Sequence[Level]]
         for factor, level in arm.items():
             allowed = levels_from_factor[factor]
             if level_key(level) not in map(level_key, allowed):
+                texts = [level_text(other) for other in allowed]
+                quotes = "without quotes" if isinstance(level, str) else "in quotes"
+                remedy = f"write it {quotes}" if level_text(level) in texts else did_you_mean(level_text(level), texts)
                 raise StudyError(
                     f"claim {claim.id!r}: {key} gives {factor!r} level {level_text(level)!r}, which the study does not have; "
-                    + did_you_mean(level_text(level), [level_text(other) for other in allowed])
+                    + remedy
                 )
 
 

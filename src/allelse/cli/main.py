@@ -269,6 +269,12 @@ def results(
     from allelse import store
     from allelse.cli import tables, tuning
 
+    if timing and not runs:
+        raise AllelseError("--timing: belongs to single runs; give --runs too")
+    if runs and metric != "accuracy":
+        raise AllelseError(
+            f"--metric {metric}: summarises arms; leave out --runs, or have every metric of each run by --format csv"
+        )
     with store.read(folder) as opened:
         if opened.plan is None and not (runs and opened.tuning_part and opened.tuning_part.plan):
             raise StoreError(f"{folder}: nothing is planned yet: it was stopped while measuring or tuning; run it again")

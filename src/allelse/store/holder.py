@@ -30,6 +30,7 @@ def held(folder: Path) -> Iterator[None]:
         StoreError: another process does, or the file system cannot lock.
     """
     lock, holder = filelock.FileLock(folder / LOCK), folder / HOLDER
+    made = [] if os.path.lexists(folder / LOCK) else [folder / LOCK]
     try:
         with explained(folder), _waiting_is_no_fault():
             lock.acquire(timeout=0)
@@ -42,10 +43,12 @@ def held(folder: Path) -> Iterator[None]:
         with explained(folder):
             since = datetime.now(UTC).isoformat(timespec="seconds")
             holder.write_text(json.dumps({"process": os.getpid(), "host": socket.gethostname(), "since": since}))
+            made.clear()
         yield
     finally:
         with suppress(OSError):  # a folder that is gone must not hide why
-            holder.unlink(missing_ok=True)
+            for file in (holder, *made):  # the lock, too, where nothing came of it
+                file.unlink(missing_ok=True)
         with suppress(OSError):
             lock.release()
 

@@ -1,0 +1,50 @@
+"""Python's way in: what a wrong argument is told, in one line as everywhere."""
+
+from __future__ import annotations
+
+import pytest
+from study_support import write_study
+
+import allelse
+from allelse.errors import AllelseError
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"seeds": "3"}, "seeds = '3'; allowed: a whole number"),
+        ({"seeds": 2.5}, "seeds = 2.5; allowed: a whole number"),
+        ({"seeds": True}, "seeds = True; allowed: a whole number"),
+        ({"first_seed": 1.0}, "first_seed = 1.0; allowed: a whole number"),
+        ({"changes": "epochs=3"}, "changes = 'epochs=3'; allowed: a list of \"key=value\" texts"),
+        ({"changes": {"epochs": 3}}, "changes = {'epochs': 3}; allowed: a list of \"key=value\" texts"),
+        ({"changes": [3]}, 'changes = 3; allowed: a list of "key=value" texts'),
+    ],
+)
+def test_load_says_what_it_takes(options, said, tmp_path):
+    with pytest.raises(AllelseError) as caught:
+        allelse.load(write_study(tmp_path), **options)
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"study": "study.toml"}, "study = 'study.toml'; allowed: a study, as allelse.load gives it"),
+        ({"device": None}, "device = None; allowed: auto, cpu, cuda or mps"),
+        ({"workers": "2"}, "workers = '2'; allowed: a whole number"),
+        ({"out": 3}, "out = 3; allowed: a folder"),
+    ],
+)
+def test_run_says_what_it_takes_and_makes_nothing(options, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = allelse.load(write_study(tmp_path))
+    with pytest.raises(AllelseError) as caught:
+        allelse.run(**{"study": study, "out": "out", **options})
+    assert str(caught.value) == said
+    assert [path.name for path in tmp_path.iterdir()] == ["study.toml"]
+
+
+def test_explain_says_what_it_takes():
+    with pytest.raises(AllelseError, match=r"study = 'study\.toml'; allowed: a study, as allelse\.load gives it"):
+        allelse.explain("study.toml")
