@@ -219,3 +219,15 @@ def test_a_key_of_a_part_that_the_recipe_leaves_out_is_of_its_default(load):
 def test_quick_and_scaled_at_once_are_refused():
     with pytest.raises(StudyError, match="--quick and --scaled are two versions of a study; give one of them"):
         study.load("sigmoid-vs-relu", quick=True, scaled=True)
+
+
+@pytest.mark.parametrize(
+    ("metric", "key", "value"),
+    [("validation_accuracy", "validation_per_class", "2"), ("loss_raw", "averaging", '{ name = "ema", decay = 0.9 }')],
+)
+def test_a_claim_on_a_metric_that_no_arm_will_have_is_refused(load, metric, key, value):
+    text = changed('kind = "higher"', f'kind = "higher"\nmetric = "{metric}"')
+    with pytest.raises(StudyError, match=f"line 26: claims.1.metric: '{metric}', which no arm will have; set {key} in "):
+        load(text)
+    assert load(changed("epochs          = 2", f"epochs = 2\n{key} = {value}", text)).claims[0].metric == metric
+    assert load(text, changes=["epochs=1"]).claims[0].metric == metric  # there it is one that is not asked in this run

@@ -124,6 +124,8 @@ def load(
     if any(arm.recipe.own_parts() for arm in arms):
         own.search(Path(name_or_path).expanduser().parent)
     _check_take_effect(changes, factors, [moved for _, moved in built])
+    if not version and not changes:  # else a claim may be one that is not asked in this run
+        _check_measured(file.claims, arms, place)
     study = Study(
         name="-".join(filter(None, (file.study.name, version))),
         question=file.study.question,
@@ -190,6 +192,19 @@ def _check_claims(claims: Sequence[Claim], design: Design, place: Place) -> None
         except StudyError as error:
             raise place.error(("claims", number), str(error)) from None
         first_from_id[claim.id] = claim
+
+
+def _check_measured(claims: Sequence[Claim], arms: Sequence[Arm], place: Place) -> None:
+    """Refuse a claim on a metric that no arm will have."""
+    for number, claim in enumerate(claims):
+        for is_of, key in (
+            (claim.metric.startswith("validation_"), "validation_per_class"),
+            (claim.metric.endswith("_raw"), "averaging"),
+        ):
+            if is_of and not any(getattr(arm.recipe, key) for arm in arms):
+                raise place.error(
+                    ("claims", number, "metric"), f"{claim.metric!r}, which no arm will have; set {key} in [recipe]"
+                )
 
 
 def _check_references(references: Sequence[Reference], design: Design, place: Place) -> None:
