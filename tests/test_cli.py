@@ -385,3 +385,9 @@ def test_a_study_file_that_does_not_fit_on_the_disk_leaves_nothing_behind(tmp_pa
         == f"{tmp_path / 'new.toml'}: cannot be written: No space left on device; free space"
     )
     assert not list(tmp_path.iterdir())
+
+
+def test_plan_checks_the_smaller_versions_too(tmp_path):
+    file = write_study(tmp_path, changed("epochs        = 1", "epochs = 0"))
+    assert mistake("plan", file).startswith(f"{file}, line 35: quick.epochs: 0; allowed: ")
+    assert allelse("run", file, "--out", tmp_path / "out").code == 0, "which asks for neither"

@@ -153,6 +153,9 @@ def plan(
     from allelse.launch import Computing, Machines, check_parts, crew, dataset_of, plan_study
 
     loaded = study.load(study_name, quick=quick, scaled=scaled, seeds=seeds, first_seed=first_seed, changes=changes or ())
+    if not (quick or scaled):
+        for version in study.versions(study_name):  # a mistake there is told now, and not when somebody asks for it
+            study.load(study_name, quick=version == "quick", scaled=version == "scaled")
     computing = Computing(not no_pack, not no_graph)
     with crew(Machines(engine, workers, address), device) as hired:
         tuning_plan = plan_study(study.tuning_study(loaded), hired, computing) if loaded.tune else None

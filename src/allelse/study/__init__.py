@@ -6,8 +6,8 @@ Read ``file`` (what a study file may say), ``factors`` and ``arms`` (how levels 
 
 from allelse.study.arms import Arm
 from allelse.study.file import Tune, packaged_studies
-from allelse.study.loading import load
+from allelse.study.loading import load, versions
 from allelse.study.tuning import tuned, tuning_study
 from allelse.study.whole import Study
 
-__all__ = ["Arm", "Study", "Tune", "load", "packaged_studies", "tuned", "tuning_study"]
+__all__ = ["Arm", "Study", "Tune", "load", "packaged_studies", "tuned", "tuning_study", "versions"]

@@ -145,6 +145,12 @@ def load(
     return check_tuning(study, [moved for _, moved in built], changes, place)
 
 
+def versions(name_or_path: str | Path) -> list[str]:
+    """Which of ``VERSIONS`` a study that can be loaded has."""
+    raw = tomllib.loads(read(str(name_or_path))[1])
+    return [name for name in VERSIONS if name in raw]
+
+
 def _command(name_or_path: str | Path, version: str, seeds: int | None, first_seed: int | None, changes: Sequence[str]) -> str:
     options = [f"--{version}"] if version else []
     options += ["--seeds", str(seeds)] if seeds is not None else []
