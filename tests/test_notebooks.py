@@ -17,7 +17,7 @@ SMALLER = {
 }
 """What makes each quick study a matter of seconds; every factor keeps two levels, so that every cell has something to show."""
 SECTIONS = ("Goal · 목표", "Background · 배경", "Set-up · 준비", "Results · 결과", "Observation · 관찰")
-SWITCH = "QUICK = True  # ← False: real CIFAR, hours on a GPU, days on a CPU"
+SWITCH = "QUICK = True  # ← False: real CIFAR, work for a GPU; "
 
 named = pytest.mark.parametrize("name", SMALLER)
 
