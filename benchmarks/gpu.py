@@ -2,14 +2,14 @@
 
     python -m benchmarks.gpu [--device cuda] [--out FOLDER] [--archive FILE] [--seconds 540] [--only STAGE]
 
-Stages, in this order: ``ways`` (is each way exact, how large is its rounding, how fast is it), ``speed-narrow`` and
-``speed-wide`` (allelse beside everyone else, where its aims are), ``soak`` (killed and gone on: the same bytes?), the recipes
-among which validation chooses, the four founding studies as they are in their files, with all their seeds, and ``speed`` (the
+Stages, in this order: ``ways`` (is each way exact, how large is its rounding, how fast is it), ``soak`` (killed and gone on:
+the same bytes? once), ``speed-narrow`` and ``speed-wide`` (allelse beside everyone else, where its aims are), the recipes among
+which validation chooses, the four founding studies as they are in their files, with all their seeds, and ``speed`` (the
 whole grid). What needs CIFAR is passed over where it is not there (``allelse data import``).
 
 FOLDER holds everything: figures, pages, and the results of each study; give the same one again, or a copy of it on another
-machine of the same kind. Where only files can be carried, FILE is its archive (.tar.gz), unpacked at the beginning and written
-anew after every stage. What is finished is published with ``python -m benchmarks.publish FOLDER/STUDY …``.
+machine of the same kind. Where only files can be carried, FILE is its archive (.tar.gz), unpacked where FOLDER is empty and
+written anew after every stage. What is finished is published with ``python -m benchmarks.publish FOLDER/STUDY …``.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ CELLS_FROM_STAGE = {
     "speed-wide": ["wide", "batchnorm", "r10", "b512"],
     "speed": [],
 }
-STAGES = ("ways", "speed-narrow", "speed-wide", "soak", *RECIPES, *STUDIES, "speed")
-SHARE = {"ways": 0.33, "speed-narrow": 0.5, "speed-wide": 0.4, "soak": 0.6}
+STAGES = ("ways", "soak", "speed-narrow", "speed-wide", *RECIPES, *STUDIES, "speed")
+SHARE = {"ways": 0.33, "soak": 0.6, "speed-narrow": 0.6, "speed-wide": 0.8}
 """how much of what is left a stage may take, so that a call shows something of every stage; a study takes all it needs"""
-LEAST = {"soak": 150.0}
+LEAST = {"soak": 120.0}
 """seconds under which a stage comes to nothing"""
 GRACE = 20.0
 """seconds to end by itself, and to be stopped in"""
@@ -53,6 +53,7 @@ def command(stage: str, device: str, out: Path, seconds: float) -> list[str]:
         file = HERE.parent / "results" / "recipes" / f"{stage.removeprefix('recipe-')}.toml"
         return [sys.executable, "-m", "allelse", "run", str(file), "--device", device, "--out", str(out / stage)]
     if stage == "soak":  # killed and gone on, in one process
+        timed[-1] = f"{seconds - GRACE:.0f}"  # the study under way is ended after that
         return [sys.executable, "-m", "benchmarks.soak", "--kills", "8", "--kinds", "local", *timed]
     if stage in CELLS_FROM_STAGE:
         cells = CELLS_FROM_STAGE[stage]
@@ -80,6 +81,11 @@ def run(stage: str, device: str, out: Path, seconds: float) -> int:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(GRACE if stop else seconds + GRACE / 2)
                 break
+    except BaseException:  # this script is stopped itself
+        process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE)
+        raise
     finally:
         with suppress(ProcessLookupError):  # also what it has left over
             os.killpg(process.pid, signal.SIGKILL)
@@ -88,7 +94,7 @@ def run(stage: str, device: str, out: Path, seconds: float) -> int:
 
 
 def unpack(archive: Path, out: Path) -> None:
-    if archive.exists():
+    if archive.exists() and not any(out.iterdir()):  # else what is there may be newer
         with tarfile.open(archive) as packed:
             packed.extractall(out, filter="data")
 
@@ -116,23 +122,28 @@ def main() -> int:
     except AllelseError as problem:
         print(f"benchmarks.gpu: {problem}", file=sys.stderr)
         return 2
-    if asked.archive and out == HERE:
-        parser.error("--archive: give --out too, a folder that holds nothing else")
+    if asked.archive and (out == HERE or asked.archive.resolve().is_relative_to(out)):
+        parser.error("--archive: give --out too, a folder that holds nothing else, and a file outside it")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no stage is left behind
     out.mkdir(parents=True, exist_ok=True)
     if asked.archive:
         unpack(asked.archive, out)
     for stage in [asked.only] if asked.only else STAGES:
+        if stage == "soak" and (out / f"soak-{asked.device}.md").exists():
+            continue
         if name := missing(stage):
             print(f"── {stage}: needs {name}, which is not there ('allelse data import {name} FILE')", flush=True)
             continue
         for _ in range(2):  # after a CUDA error nothing works in that process, and in a new one the rest goes on
-            left = end - time.monotonic() - 2.5 * GRACE
-            if left < LEAST.get(stage, 20.0):
-                print(f"── {stage}: not begun, as {max(0, left):.0f} s are left; the same command goes on", flush=True)
+            seconds = (end - time.monotonic() - 2.5 * GRACE) * (1 if asked.only else SHARE.get(stage, 1))
+            if seconds < LEAST.get(stage, 20.0):
+                print(f"── {stage}: not begun, as {max(0, seconds):.0f} s would be its; the same command goes on", flush=True)
                 break
-            ended = run(stage, asked.device, out, left * (1 if asked.only else SHARE.get(stage, 1)))
-            if asked.archive:
-                pack(out, asked.archive)
+            try:
+                ended = run(stage, asked.device, out, seconds)
+            finally:
+                if asked.archive:
+                    pack(out, asked.archive)
             if stage != "ways" or ended != 1:
                 break
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from study_support import write_study
 
@@ -18,7 +19,7 @@ from allelse.errors import AllelseError
         ({"first_seed": 1.0}, "first_seed = 1.0; allowed: a whole number"),
         ({"changes": "epochs=3"}, "changes = 'epochs=3'; allowed: a list of \"key=value\" texts"),
         ({"changes": {"epochs": 3}}, "changes = {'epochs': 3}; allowed: a list of \"key=value\" texts"),
-        ({"changes": [3]}, 'changes = 3; allowed: a list of "key=value" texts'),
+        ({"changes": [3]}, 'changes = [3]; allowed: a list of "key=value" texts'),
     ],
 )
 def test_load_says_what_it_takes(options, said, tmp_path):
@@ -48,3 +49,8 @@ def test_run_says_what_it_takes_and_makes_nothing(options, said, tmp_path, monke
 def test_explain_says_what_it_takes():
     with pytest.raises(AllelseError, match=r"study = 'study\.toml'; allowed: a study, as allelse\.load gives it"):
         allelse.explain("study.toml")
+
+
+def test_numbers_of_numpy_and_any_row_of_changes_are_taken(tmp_path):
+    study = allelse.load(write_study(tmp_path), seeds=np.int64(3), changes=(f"epochs={number}" for number in (4,)))
+    assert (study.seeds, study.arms[0].recipe.epochs) == ((0, 1, 2), 4)

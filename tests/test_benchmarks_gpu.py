@@ -22,7 +22,7 @@ def test_what_needs_cifar_is_passed_over_where_it_is_not(tmp_path, monkeypatch, 
     monkeypatch.setattr(gpu, "run", lambda stage, *_: begun.append(stage) or 0)
     monkeypatch.setattr(sys, "argv", ["gpu", "--device", "cpu", "--out", str(tmp_path / "out")])
     assert gpu.main() == 0
-    assert begun == ["ways", "speed-narrow", "speed-wide", "soak", "speed"]
+    assert begun == ["ways", "soak", "speed-narrow", "speed-wide", "speed"]
     told = capsys.readouterr().out
     for stage in (*gpu.RECIPES, *gpu.STUDIES):
         name = "cifar10" if stage in ("recipe-cifar10", "conv-activation-norm-position", "sigmoid-vs-relu") else "cifar100"
@@ -53,9 +53,13 @@ def test_a_stage_that_does_not_stop_is_killed_with_all_that_it_began(tmp_path, m
 def test_the_archive_goes_on_on_another_machine(tmp_path):
     here, there, archive = tmp_path / "here", tmp_path / "there", tmp_path / "gpu.tar.gz"
     (here / "study").mkdir(parents=True)
+    there.mkdir()
     (here / "study" / "study.sqlite").write_bytes(b"runs")
     gpu.unpack(archive, there)  # the first time there is none
     gpu.pack(here, archive)
     gpu.unpack(archive, there)
     assert (there / "study" / "study.sqlite").read_bytes() == b"runs"
+    (there / "study" / "study.sqlite").write_bytes(b"more runs")
+    gpu.unpack(archive, there)
+    assert (there / "study" / "study.sqlite").read_bytes() == b"more runs", "what is there may be newer"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gpu.tar.gz", "here", "there"]

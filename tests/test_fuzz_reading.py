@@ -2,6 +2,7 @@
 
 import ast
 import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,35 @@ def test_progress_that_cannot_be_written_stops_no_training(here):
     assert (ended.returncode, "Verdicts" in ended.stdout) == (0, True)
     with store.read(here / "out") as opened:
         assert opened.counts() == {"done": 4}
+
+
+def test_a_terminal_that_is_closed_stops_no_training(here):
+    write_study(here, changed("epochs          = 2", "epochs = 300"))
+    screen, terminal = pty.openpty()
+    with (
+        open("told", "w+") as told,
+        subprocess.Popen(
+            [sys.executable, "-m", "allelse", "run", "study.toml", "--out", "out"],
+            env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "TERM": "xterm"},
+            stdout=told,
+            stderr=terminal,
+        ) as process,
+    ):
+        os.close(terminal)
+        shown = b""
+        while b"training" not in shown:
+            shown += os.read(screen, 1000)
+        os.close(screen)
+        assert process.wait(100) == 0
+        told.seek(0)
+        assert "report: out" in told.read()
+
+
+def test_a_mistake_that_nobody_can_read_has_its_exit_code(here):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as closed:
+        assert run_apart("plan", "nothing.toml", stdout=subprocess.PIPE, stderr=closed).returncode == 2
 
 
 @pytest.mark.parametrize("words", [("list",), ("data", "list"), ("plan", "study.toml")], ids=" ".join)

@@ -216,13 +216,6 @@ def test_a_key_of_a_part_that_the_recipe_leaves_out_is_of_its_default(load):
     assert (loaded.schedule.name, loaded.schedule.warmup_epochs) == ("constant", 1)
 
 
-def test_a_version_cannot_set_what_a_factor_decides(load):
-    text = changed('"model.width" = 2', '"model.activation" = "gelu"')
-    assert load(text).name == "tiny"
-    with pytest.raises(StudyError, match=r"line 37: quick\.model\.activation: is a factor, whose levels decide; name those "):
-        load(text, quick=True)
-
-
 def test_quick_and_scaled_at_once_are_refused():
     with pytest.raises(StudyError, match="--quick and --scaled are two versions of a study; give one of them"):
         study.load("sigmoid-vs-relu", quick=True, scaled=True)

@@ -46,7 +46,7 @@ def main() -> int:
     }
     text = page(tallies, options.kills, options.seed, time.monotonic() - begun, options.device)
     print(text)
-    if options.out:
+    if options.out and any(tally.kills for tally in tallies.values()):
         (options.out / ("soak.md" if options.device == "cpu" else f"soak-{options.device}.md")).write_text(text, "utf-8")
     if differed := any(tally.differences for tally in tallies.values()):
         print(f"something differed; all folders are kept in {base}", flush=True)

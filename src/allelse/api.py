@@ -9,7 +9,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from types import NoneType
 from typing import Literal
@@ -47,12 +48,13 @@ def load(
         AllelseError: one line that says what is wrong and what to do.
     """
     _check("name_or_path", name_or_path, "a study's name or a file", str, Path)
-    _check("seeds", seeds, "a whole number", int, NoneType)
-    _check("first_seed", first_seed, "a whole number", int, NoneType)
-    _check("changes", changes, 'a list of "key=value" texts', list, tuple)
-    for change in changes:
-        _check("changes", change, 'a list of "key=value" texts', str)
-    return _load_study(name_or_path, quick=quick, scaled=scaled, seeds=seeds, first_seed=first_seed, changes=changes)
+    _check("seeds", seeds, "a whole number", Integral, NoneType)
+    _check("first_seed", first_seed, "a whole number", Integral, NoneType)
+    _check("changes", changes, 'a list of "key=value" texts', Iterable)
+    listed = [] if isinstance(changes, str | Mapping) else list(changes)
+    if (changes and not listed) or not all(isinstance(change, str) for change in listed):
+        raise AllelseError(f'changes = {changes!r}; allowed: a list of "key=value" texts')
+    return _load_study(name_or_path, quick=quick, scaled=scaled, seeds=seeds, first_seed=first_seed, changes=listed)
 
 
 def _check(name: str, given: object, allowed: str, *kinds: type) -> None:
@@ -108,7 +110,7 @@ def run(
     _check("study", study, "a study, as allelse.load gives it", Study)
     _check("out", out, "a folder", str, Path, NoneType)
     _check("device", device, "auto, cpu, cuda or mps", str)
-    _check("workers", workers, "a whole number", int, NoneType)
+    _check("workers", workers, "a whole number", Integral, NoneType)
     machines = Machines(engine, workers, address, on_error=on_error)
     folder = Path(out) if out else Path("runs") / study.name
     with Screen() as screen:

@@ -82,7 +82,7 @@ def main() -> None:
             sys.exit(2)
         _fail(_mistake(error))
     if code in (STOPPED, TERMINATED):  # typer returns the first for Ctrl-C
-        print("allelse: stopped; the same command goes on from here", file=sys.stderr)
+        _tell("stopped; the same command goes on from here")
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -100,8 +100,16 @@ def _mistake(error: Any) -> str:
 
 
 def _fail(message: str) -> None:
-    print(f"allelse: {AllelseError(message)}", file=sys.stderr)
+    _tell(str(AllelseError(message)))
     sys.exit(2)
+
+
+def _tell(line: str) -> None:
+    """Where nobody can read it, the exit code says it alone."""
+    try:
+        print(f"allelse: {line}", file=sys.stderr, flush=True)
+    except OSError:
+        discard(2)
 
 
 @app.command("list")

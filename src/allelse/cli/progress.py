@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -33,6 +35,15 @@ def left_text(seconds: float) -> str:
     return f"about {duration(seconds)} left"
 
 
+@contextmanager
+def _lost_without_harm() -> Iterator[None]:
+    """A full disk, a reader that left, a terminal that was closed: that stops no training."""
+    try:
+        yield
+    except OSError:
+        discard(2)
+
+
 class Screen:
     """A ``launch.Watcher`` on stderr."""
 
@@ -49,13 +60,12 @@ class Screen:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self.bar:
-            self.bar.stop()
+            with _lost_without_harm():
+                self.bar.stop()
 
     def say(self, text: str) -> None:
-        try:
+        with _lost_without_harm():
             self.console.print(text, markup=False, highlight=False, soft_wrap=True)
-        except OSError:  # a full disk, or a reader that left: that stops no training
-            discard(2)
 
     def start(self, plan: Plan, done: float) -> None:
         self.total, self.done = plan.seconds, done
@@ -65,7 +75,8 @@ class Screen:
         went_on = f", {done / plan.seconds:.0%} of it stored before" if done else ""
         self.say(f"{runs} runs in {len(plan.packs)} packs, estimated {duration(plan.seconds)}{went_on}")
         if self.bar:  # that of the tuning runs, which are another plan
-            self.bar.stop()
+            with _lost_without_harm():
+                self.bar.stop()
             self.bar = None
         if self.console.is_terminal and done < plan.seconds:
             self.bar = Progress(
@@ -78,7 +89,8 @@ class Screen:
             )
             self.task = self.bar.add_task("training", total=plan.seconds, left=left_text(plan.seconds - done))
             self.bar.update(self.task, completed=done)
-            self.bar.start()
+            with _lost_without_harm():
+                self.bar.start()
 
     def left(self, seconds: float) -> None:
         """So many seconds from now, by what has passed so far."""

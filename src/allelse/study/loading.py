@@ -86,10 +86,6 @@ def load(
     factors = _with_levels_of(version, own_factors, put_in, place)
     recipe = copy.deepcopy(file.recipe)
     for key, value in put_in.recipe.items():
-        if key in factors:
-            raise place.error(
-                (version, key), f"is a factor, whose levels decide; name those of this version in [{version}.factors]"
-            )
         with placed(place, (version, key)):
             merge(recipe, {key: value})
     for change in changes:
