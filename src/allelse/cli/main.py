@@ -127,14 +127,17 @@ def new(file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to writ
     from importlib.resources import files
 
     text = (files("allelse") / "studies" / "template.toml.txt").read_text("utf-8")
+    path, is_ours = Path(os.path.expanduser(file)), False
     try:
-        with Path(os.path.expanduser(file)).open("x", encoding="utf-8") as opened:
+        with path.open("x", encoding="utf-8") as opened:
+            is_ours = True
             opened.write(text)
     except FileExistsError:
         raise StoreError(f"{file}: is there already and is left as it is; give another name") from None
     except OSError as error:
-        with suppress(OSError):
-            Path(os.path.expanduser(file)).unlink()  # what was written of it
+        if is_ours:
+            with suppress(OSError):
+                path.unlink()  # what was written of it
         remedy = "free space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "give another name"
         raise StoreError(f"{file}: cannot be written: {error.strerror}; {remedy}") from None
     print(f"wrote {file}; next: allelse plan {file}")
