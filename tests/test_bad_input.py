@@ -37,17 +37,26 @@ def test_a_mistake_in_the_study_file(file, command, old, new, expected):
         ("lr=0.1", "--set lr=0.1: lr: unknown key; allowed: dataset, "),
         (
             "batch_size=101",
-            "arm activation sigmoid: batch_size = 101 is larger than its training data of 100 images; allowed: 1 to 100",
+            "--set batch_size=101: batch_size: 101 is larger than the training data of 100 images; allowed: 1 to 100",
         ),
-        ("train_per_class=500", "digits: class '0' has "),
-        ("dataset=digit", "there is no data set 'digit'; did you mean 'digits'? allowed: digits, cifar10, cifar100, "),
+        ("train_per_class=500", "--set train_per_class=500: train_per_class: digits: class '0' has "),
+        (
+            "dataset=digit",
+            "--set dataset=digit: dataset: there is no data set 'digit'; did you mean 'digits'? allowed: digits, cifar10, ",
+        ),
         ("image_size=4", "image_size = 4 with data set 'digits'; allowed: with folder:PATH only; leave it out"),
-        ("dataset=npz:none.npz", "there is no file none.npz; allowed: an .npz with x_train, y_train, x_test, y_test"),
-        ("dataset=folder:none", "there is no folder none; allowed: PATH/train/<class>/ and PATH/test/<class>/"),
+        (
+            "dataset=npz:none.npz",
+            "--set dataset=npz:none.npz: dataset: there is no file none.npz; allowed: an .npz with x_train, y_train, x_test, ",
+        ),
+        (
+            "dataset=folder:none",
+            "--set dataset=folder:none: dataset: there is no folder none; allowed: PATH/train/<class>/ and PATH/test/<class>/",
+        ),
     ],
 )
 def test_a_change_that_does_not_fit(file, command, change, expected):
-    assert mistake(command, file, "--set", change).startswith(expected)
+    assert expected in mistake(command, file, "--set", change)
 
 
 def test_missing_data_without_a_network_name_the_ways_out(file, tmp_path, monkeypatch):
@@ -55,7 +64,7 @@ def test_missing_data_without_a_network_name_the_ways_out(file, tmp_path, monkey
     ended = allelse("run", file, "--set", "dataset=cifar10", "--out", "out")
     assert (ended.code, ended.out) == (2, "")
     told = ended.err.splitlines()[-1]
-    assert told.startswith("allelse: cifar10 is not on this machine and http://127.0.0.1:9/")
+    assert told.startswith("allelse: --set dataset=cifar10: dataset: cifar10 is not on this machine and http://127.0.0.1:9/")
     assert all(way in told for way in ("allelse data fetch cifar10", "allelse data import cifar10 PATH", "--quick"))
     assert not (tmp_path / "out").exists()
 
@@ -63,7 +72,7 @@ def test_missing_data_without_a_network_name_the_ways_out(file, tmp_path, monkey
 @pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04" + b"cut" * 20])
 def test_a_corrupt_npz(file, content):
     (file.parent / "bad.npz").write_bytes(content)
-    assert mistake("run", file, "--set", "dataset=npz:bad.npz").startswith("bad.npz is no readable .npz file, or is damaged; ")
+    assert "bad.npz is no readable .npz file, or is damaged; " in mistake("run", file, "--set", "dataset=npz:bad.npz")
 
 
 def test_an_npz_cut_short(file):
@@ -71,22 +80,22 @@ def test_an_npz_cut_short(file):
     np.savez("whole.npz", x_train=images, y_train=np.arange(20) % 2, x_test=images, y_test=np.arange(20) % 2)
     whole = (file.parent / "whole.npz").read_bytes()
     (file.parent / "cut.npz").write_bytes(whole[: len(whole) // 2])
-    assert mistake("run", file, "--set", "dataset=npz:cut.npz").startswith("cut.npz is no readable .npz file, or is damaged; ")
+    assert "cut.npz is no readable .npz file, or is damaged; " in mistake("run", file, "--set", "dataset=npz:cut.npz")
 
 
 def test_a_folder_without_classes(file, tmp_path):
     for split in ("train", "test"):
         (tmp_path / "images" / split).mkdir(parents=True)
-    assert mistake("plan", file, "--set", "dataset=folder:images").startswith("images/train has no class folders; allowed: ")
+    assert "dataset: images/train has no class folders; allowed: " in mistake("plan", file, "--set", "dataset=folder:images")
 
 
 def test_images_of_mixed_size(file, tmp_path):
     for number, (split, name) in enumerate([(split, name) for split in ("train", "test") for name in "ab"]):
         save_image(tmp_path / "images" / split / name / "1.png", random_images(1, (8 + number, 8, 3))[0])
     told = mistake("run", file, "--set", "dataset=folder:images")
-    assert told.startswith(
+    assert (
         "images of mixed size: images/train/a/1.png has 8 x 8 pixels, images/train/b/1.png has 8 x 9; set image_size"
-    )
+    ) in told
 
 
 @pytest.mark.parametrize(
@@ -160,7 +169,7 @@ def test_a_study_that_is_not_there(file):
 def test_a_study_that_cannot_be_planned_leaves_nothing_and_may_be_mended(file, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     command = ["run", file, "--device", "cpu", "--out", "deep/out"]
-    assert "batch_size = 101 is larger" in mistake(*command, "--set", "batch_size=101")
+    assert "batch_size: 101 is larger" in mistake(*command, "--set", "batch_size=101")
     assert sorted(tmp_path.rglob("*")) == before
     assert allelse(*command).code == 0
 

@@ -331,8 +331,12 @@ def test_a_norm_with_an_activation_of_its_own_stands_alone(block):
     [
         ({"norm": "frn", "activation": "identity", "pool": [1]}, 2, "'frn' meets images of 1 × 1 in block 2"),
         ({"norm": {"name": "group", "groups": 4}, "pool": [1]}, 2, "'group' meets images of 1 × 1 in block 2"),
-        ({"norm": "rms", "block": "norm-conv-act"}, 6, "recipe.model.norm 'rms' is over channels"),
-        ({"weight_standardization": True, "kernel": 1}, 6, "recipe.model.weight_standardization would set filters of a single"),
+        ({"norm": "rms", "block": "norm-conv-act"}, 6, "recipe.model.norm: norm 'rms' is over channels"),
+        (
+            {"weight_standardization": True, "kernel": 1},
+            6,
+            "recipe.model.weight_standardization: weight_standardization would set",
+        ),
     ],
     ids=str,
 )
@@ -358,8 +362,7 @@ def test_a_renorm_that_never_starts_is_refused(tmp_path, digits):
     with pytest.raises(StudyError) as caught:
         check_arm(arms_with(tmp_path, '{ name = "renorm", hold_steps = 10 }')[0], digits)
     assert str(caught.value) == (
-        "arm activation sigmoid: batch renormalisation would be plain batch normalisation in all 10 training steps, because "
-        "model.norm.hold_steps = 10; allowed: 0 to 9"
+        "recipe.model.norm.hold_steps: 10 leaves plain batch normalisation in all 10 training steps; allowed: 0 to 9"
     )
 
 

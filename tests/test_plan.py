@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from study_support import PLAIN, TINY, changed, write_study
 
 from allelse import data, plan, study
-from allelse.errors import DataError, StudyError
+from allelse.errors import StudyError
 from allelse.plan import GAIN_TO_PACK_MORE, Plan, check_arm, differing_keys
 from allelse.records import Way
 
@@ -180,13 +180,11 @@ def test_a_batch_may_be_as_large_as_the_data_and_no_larger(load, digits):
     check_arm(load(changes=["batch_size=100"]).arms[0], digits)
     with pytest.raises(StudyError) as caught:
         check_arm(load(changes=["batch_size=101"]).arms[0], digits)
-    assert str(caught.value) == (
-        "arm activation sigmoid: batch_size = 101 is larger than its training data of 100 images; allowed: 1 to 100"
-    )
+    assert str(caught.value) == "recipe.batch_size: 101 is larger than the training data of 100 images; allowed: 1 to 100"
 
 
 def test_more_images_a_class_than_there_are_is_refused(load, digits):
-    with pytest.raises(DataError, match="train_per_class"):
+    with pytest.raises(StudyError, match=r"recipe\.train_per_class: digits: class '0' has"):
         check_arm(load(changes=["train_per_class=1000"]).arms[0], digits)
 
 
@@ -194,10 +192,13 @@ def test_more_images_a_class_than_there_are_is_refused(load, digits):
     ("change", "expected"),
     [
         ("model.pool=[1, 1, 2, 3]", None),
-        ("model.pool=[1, 2, 3, 4]", "model.pool halves the image after block 4, where it is 1 × 1 already; pool less often"),
+        (
+            "model.pool=[1, 2, 3, 4]",
+            "recipe.model.pool: halves the image after block 4, where it is 1 × 1 already; pool less often",
+        ),
         (
             "model.head={ name = 'flatten', pool = 9 }",
-            "model.head.pool = 9 is more than the 8 × 8 pixels that reach the head",
+            "recipe.model.head.pool: 9 is more than the 8 × 8 pixels that reach the head; allowed: 1 to 8",
         ),
     ],
 )

@@ -181,6 +181,8 @@ def test_a_journal_that_cannot_be_written_costs_nothing_else(stopped, tmp_path, 
 def test_a_stopped_study_says_how_far_it_is_and_what_goes_on(stopped):
     said = status(stopped)
     assert "stopped 0 s ago, with 50% done" in said
+    progress.write(stopped, replace(progress.read(stopped), seconds_left=120.0))  # less than the plan, by what is kept
+    assert "about 2 min left on the device that it was planned on; the same command goes on" in status(stopped)
     assert f"go on with: allelse run {stopped.parent}/study.toml --device cpu --out {stopped}" in said
     assert "is at work" not in said
 

@@ -154,6 +154,9 @@ def test_values_that_all_diverge_are_told_in_one_line(tmp_path):
     assert ended.err.splitlines()[-1].startswith(
         "allelse: tuning optimizer.lr for model.activation = identity: every value has a run that diverged; give [tune] other"
     )
+    status = " ".join(allelse("status", tmp_path / "out").out.split())
+    assert "it cannot go on: tuning optimizer.lr for model.activation = identity: every value has a run that" in status
+    assert "go on with" not in status
 
 
 def test_a_folder_that_was_tuned_otherwise_is_refused(finished):

@@ -2,7 +2,8 @@
 
     AllelseError                 exit code 2; one line: what, where, what is allowed, what to do
     ├── StudyError               a study file, a recipe value or a --set is not valid
-    │   └── PartError            a part of the user's own cannot be found, or must not be trusted
+    │   └── RecipeError          a value of a recipe cannot be had: it does not fit the data, or another value
+    │       └── PartError        a part of the user's own cannot be found, or must not be trusted
     ├── DataError                a data set is missing, damaged or does not fit
     ├── StoreError               the output folder cannot be used as asked
     ├── DeviceError              the device asked for is not there
@@ -40,18 +41,22 @@ class StudyError(AllelseError):
     """A study file, one of its values, or a ``--set`` is not valid."""
 
 
-class PartError(StudyError):
-    """A part of the user's own (``python:module:Name``) cannot be imported or made, or would not be exact in a pack."""
+class RecipeError(StudyError):
+    """A value of a recipe cannot be had, which shows only with the data: whoever knows the study file says where it stands."""
 
     def __init__(self, reason: str, path: tuple[str, ...] = ()) -> None:
         """
         Arguments:
-            reason: which part, what is wrong with it, what to do.
+            reason: what is wrong, what is allowed, what to do.
             path: the keys of the recipe under which it stands, where that is known.
         """
         super().__init__(": ".join([".".join(("recipe", *path))] * bool(path) + [reason]))
         self.reason = reason
         self.path = path
+
+
+class PartError(RecipeError):
+    """A part of the user's own (``python:module:Name``) cannot be imported or made, or would not be exact in a pack."""
 
 
 class DataError(AllelseError):

@@ -95,8 +95,9 @@ def anatomy(arm: Arm) -> Anatomy:
         DataError, StudyError: the data set is not there, or its images are too small for the model.
     """
     asked = arm.recipe
-    image_shape, classes = data.shape(asked.dataset, asked.image_size)
-    layers = layer_rows(asked.model, image_shape, classes)
+    with arm.placed():
+        image_shape, classes = data.shape(asked.dataset, asked.image_size)
+        layers = layer_rows(asked.model, image_shape, classes)
     weights = sum(layer.parameters for layer in layers) * (8 if asked.precision == "fp64" else 4)
     outputs = sum(layer.activations for layer in layers) * BYTES_FROM_PRECISION[asked.precision]
     kept = weights * _numbers_a_weight(asked.optimizer)

@@ -11,7 +11,7 @@ from math import ceil, prod
 from typing import Any
 
 from allelse import data
-from allelse.errors import StoreError, StudyError
+from allelse.errors import DataError, RecipeError, StoreError
 from allelse.models import Layer, layer_table
 from allelse.recipe import MLP, BatchRenorm, BatchStatistics, OwnModel, OwnPart, Work
 from allelse.records import Pack, RunSpec, Way, canonical_json
@@ -121,8 +121,9 @@ def make_plan(
     planned = []
     choice_from_work: dict[str, Choice] = {}
     for arm, runs in _runs_of_alike_arms(study):
-        dataset = dataset_from_arm(arm)
-        check_arm(arm, dataset)
+        with arm.placed():
+            dataset = dataset_from_arm(arm)
+            check_arm(arm, dataset)
         # Arms that do the same work share one choice, so that pairs are packed alike and equal networks are equal to the bit.
         work = canonical_json([_work(arm, dataset), len(runs)])
         if work not in choice_from_work:
@@ -198,35 +199,35 @@ def check_arm(arm: Arm, dataset: data.Dataset) -> None:
     """Hold an arm against its data before anything is trained.
 
     Raises:
-        DataError: there are fewer images a class than the recipe asks for.
-        StudyError: the batch is larger than the training subset, averaging never begins, or the images are too small for
-            the model.
+        RecipeError: there are fewer images a class than the recipe asks for, the batch is larger than the training subset,
+            averaging never begins, or the images are too small for the model.
     """
     recipe = arm.recipe
-    train, _ = data.split(
-        dataset, train_per_class=recipe.train_per_class, validation_per_class=recipe.validation_per_class, seed=0
-    )
+    try:
+        train, _ = data.split(
+            dataset, train_per_class=recipe.train_per_class, validation_per_class=recipe.validation_per_class, seed=0
+        )
+    except DataError as error:
+        key = "train_per_class" if recipe.train_per_class is not None else "validation_per_class"
+        raise RecipeError(str(error), (key,)) from None
     if recipe.batch_size > len(train):
-        raise StudyError(
-            f"arm {arm.name}: batch_size = {recipe.batch_size} is larger than its training data of {len(train)} images; "
-            f"allowed: 1 to {len(train)}"
+        raise RecipeError(
+            f"{recipe.batch_size} is larger than the training data of {len(train)} images; allowed: 1 to {len(train)}",
+            ("batch_size",),
         )
     steps, epochs = recipe.length(len(train))
     if recipe.averaging and recipe.averaging.start_epoch > epochs:
-        raise StudyError(
-            f"arm {arm.name}: averaging.start_epoch = {recipe.averaging.start_epoch} comes after its last epoch; "
-            f"allowed: 1 to {epochs}"
+        raise RecipeError(
+            f"{recipe.averaging.start_epoch} comes after the last epoch; allowed: 1 to {epochs}", ("averaging", "start_epoch")
         )
     layers(arm, dataset)
     norm = getattr(recipe.model, "norm", None)
     if recipe.batch_size == 1 and isinstance(norm, BatchStatistics) and isinstance(recipe.model, MLP):
-        raise StudyError(
-            f"arm {arm.name}: batch_size = 1 gives BatchNorm one value a feature and no variance; allowed: at least 2"
-        )
+        raise RecipeError("1 gives BatchNorm one value a feature and no variance; allowed: at least 2", ("batch_size",))
     if isinstance(norm, BatchRenorm) and norm.hold_steps >= steps:
-        raise StudyError(
-            f"arm {arm.name}: batch renormalisation would be plain batch normalisation in all {steps} training steps, because "
-            f"model.norm.hold_steps = {norm.hold_steps}; allowed: 0 to {steps - 1}"
+        raise RecipeError(
+            f"{norm.hold_steps} leaves plain batch normalisation in all {steps} training steps; allowed: 0 to {steps - 1}",
+            ("model", "norm", "hold_steps"),
         )
 
 

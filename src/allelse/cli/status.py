@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -19,9 +20,10 @@ from rich.text import Text
 from allelse import progress, store
 from allelse.cli.console import make_console
 from allelse.cli.progress import duration
-from allelse.errors import StoreError
+from allelse.errors import StoreError, StudyError
 from allelse.progress import Journal
 from allelse.store import Store
+from allelse.tuning import choose
 
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_BETWEEN_LINES = 30.0
@@ -48,6 +50,8 @@ class Look:
     command: str
     warnings: tuple[str, ...]
     now: float
+    dead_end: str
+    """why the same command cannot go on; empty where it can"""
 
     @property
     def is_over(self) -> bool:
@@ -56,8 +60,9 @@ class Look:
 
     @property
     def seconds_left(self) -> float:
-        """By what the process saw until it wrote its journal, if it did; else by the plan."""
-        if self.journal is None or self.journal.ended:
+        """By what the process saw until it wrote its journal, if it did, with what is trained in part; else by the plan."""
+        part = "comparison" if self.tuning is None else "tuning"
+        if self.journal is None or self.journal.ended or self.journal.part != part:
             return self.planned_seconds_left
         passed = max(self.now - self.journal.written, 0.0) if self.holder else 0.0
         return max(self.journal.seconds_left - passed, 0.0)
@@ -80,6 +85,7 @@ def look(opened: Store) -> Look:
         command=command(definition, folder, journal),
         warnings=last_warnings(folder),
         now=time.time(),
+        dead_end=_dead_end(definition, part) if tunes and part is not None else "",
     )
 
 
@@ -117,6 +123,18 @@ def _planned_seconds_left(part: Store) -> float:
     )
 
 
+def _dead_end(definition: Mapping[str, Any], part: Store) -> str:
+    """What stands against a choice from tuning runs that are all finished."""
+    counts = part.counts()
+    if not counts or not set(counts) <= set(store.FINAL):
+        return ""
+    try:
+        choose(definition["tune"], part.runs())
+    except StudyError as error:
+        return str(error)
+    return ""
+
+
 # ── in words ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -137,9 +155,12 @@ def state(seen: Look) -> list[str]:
     elif journal and not journal.ended:
         lines.append(f"stopped {duration(max(seen.now - journal.written, 0.0))} ago, with {how_far(journal)}")
     after = ", and then the comparison" if seen.tuning is not None else ""
-    if not seen.holder and (seen.counts or seen.tuning):
-        if left := seen.planned_seconds_left:
-            lines.append(f"about {duration(left)} left on the device that it was planned on{after}; the same command goes on")
+    if not seen.holder and seen.dead_end:
+        lines.append(f"it cannot go on: {seen.dead_end}")
+    elif not seen.holder and (seen.counts or seen.tuning):
+        if seen.planned_seconds_left:
+            left = duration(seen.seconds_left)
+            lines.append(f"about {left} left on the device that it was planned on{after}; the same command goes on")
         lines.append(f"go on with: {seen.command}")
     elif seen.holder and journal and not journal.ended:
         lines.append(f"{how_far(journal)}, about {duration(seen.seconds_left)} left{after}")

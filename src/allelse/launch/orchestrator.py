@@ -91,9 +91,11 @@ def run_study(
         AllelseError: before anything is trained, when study, data, device, machines or folder do not fit.
     """
     with crew(machines, device) as hired, _terminable():
-        names = sorted({(arm.recipe.dataset, arm.recipe.image_size): arm.recipe for arm in study.arms}.items(), key=str)
-        loaded = {f"{name} at {size}" if size else name: dataset_of(recipe) for (name, size), recipe in names}
-        inputs: dict[str, object] = {"data": {name: dataset.fingerprint for name, dataset in loaded.items()}}
+        data: dict[str, str] = {}
+        for (name, size), arm in {(arm.recipe.dataset, arm.recipe.image_size): arm for arm in study.arms}.items():
+            with arm.placed():
+                data[f"{name} at {size}" if size else name] = dataset_of(arm.recipe).fingerprint
+        inputs: dict[str, object] = {"data": data}
         if parts := check_parts(study, dataset_of):
             inputs["own parts"] = {part.source.module: part.source.digest for part in parts}
         # The crew ends before the folder is free for another writer.

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from allelse import engine, own
 from allelse.data import Dataset
-from allelse.errors import PartError
 from allelse.models import packings
 from allelse.recipe import OwnOptimizer, Recipe
 from allelse.study import Arm, Study
@@ -33,12 +32,9 @@ def check_parts(study: Study, dataset_of: Callable[[Recipe], Dataset]) -> list[C
     packing_from_reference: dict[str, str] = {}
     for arm in study.arms:
         if arm.recipe.own_parts():
-            try:
+            with arm.placed():
                 packing_from_reference |= _packings(arm, dataset_of(arm.recipe))
                 sources = {reference: own.source(reference) for reference in packing_from_reference}
-            except PartError as error:
-                path = error.path or _path(arm, error)
-                raise arm.mistake(path, error.reason) from None
     return [CheckedPart(reference, sources[reference], packing) for reference, packing in packing_from_reference.items()]
 
 
@@ -48,9 +44,3 @@ def _packings(arm: Arm, dataset: Dataset) -> dict[str, str]:
     if isinstance(optimizer := arm.recipe.optimizer, OwnOptimizer):
         found[optimizer.reference] = engine.optimizer_packing(optimizer)
     return found
-
-
-def _path(arm: Arm, error: PartError) -> tuple[str, ...]:
-    """Where a part stands whose file was changed: the import room knows its name alone."""
-    parts = arm.recipe.own_parts()
-    return next((path for path, part in parts.items() if part.reference in error.reason), next(iter(parts)))

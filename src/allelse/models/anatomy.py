@@ -51,7 +51,7 @@ def layer_rows(model: recipe.Model, image_shape: tuple[int, int, int], classes: 
         classes: K.
 
     Raises:
-        StudyError: the images are too small for the model.
+        RecipeError: the images are too small for the model.
     """
     height, width, channels = image_shape
     rows: list[LayerRow] = []

@@ -27,7 +27,7 @@ from allelse.blocks import (
     change_fills,
     standardize_weights,
 )
-from allelse.errors import StudyError
+from allelse.errors import RecipeError
 from allelse.seeds import stream
 
 
@@ -93,7 +93,7 @@ def build_network(model: recipe.Model, image_shape: tuple[int, int, int], classe
         replicas: R.
 
     Raises:
-        StudyError: the images are too small for the pooling or norm that the model asks for.
+        RecipeError: the images are too small for the pooling or norm that the model asks for.
     """
     network = Network(replicas)
     try:
@@ -106,7 +106,8 @@ def build_network(model: recipe.Model, image_shape: tuple[int, int, int], classe
         if model.weight_standardization:
             standardize_weights(network)
     except ValueError as error:  # the groups of a norm before the first convolution do not divide the image's channels
-        raise StudyError(f"recipe.model.{error}") from None
+        key = str(error).replace(".", " ").split()[0]  # with which these texts begin
+        raise RecipeError(str(error), ("model", key)) from None
     change_fills(network, model)  # before there is a head, which keeps torch's default
     network.head = Linear(replicas, features, classes)
     return network
@@ -150,8 +151,9 @@ def _add_convolution_blocks(network: Network, model: recipe.ConvNet, image_shape
         halves = number in model.pool
         stride = 2 if halves and model.pool_kind == "stride" else 1
         if halves and min(height, width) < 2:
-            raise StudyError(
-                f"model.pool halves the image after block {number}, where it is {height} × {width} already; pool less often"
+            raise RecipeError(
+                f"halves the image after block {number}, where it is {height} × {width} already; pool less often",
+                ("model", "pool"),
             )
         if normed_before:
             _check_norm(model, height * width, number, channels)
@@ -195,9 +197,10 @@ def _once(model: recipe.ConvNet, **wanted: bool) -> list[str]:
 
 def _check_norm(model: recipe.ConvNet, positions: int, number: int, channels: int, where: str = "") -> None:
     if positions == 1 and model.norm_of_block(number).needs_positions(channels):
-        raise StudyError(
+        raise RecipeError(
             f"norm {model.norm.name!r} meets images of 1 × 1 in {where or f'block {number}'}, which leave it nothing to "
-            "normalise over; pool less often"
+            "normalise over; pool less often",
+            ("model", "pool"),
         )
 
 
@@ -212,7 +215,10 @@ def _add_head(network: Network, model: recipe.ConvNet, shape: tuple[int, int, in
         network.head_pool, features = GlobalAverage(), channels
     else:
         if head.pool > min(height, width):
-            raise StudyError(f"model.head.pool = {head.pool} is more than the {height} × {width} pixels that reach the head")
+            reaches = f"the {height} × {width} pixels that reach the head"
+            raise RecipeError(
+                f"{head.pool} is more than {reaches}; allowed: 1 to {min(height, width)}", ("model", "head", "pool")
+            )
         if head.pool > 1:
             network.head_pool = nn.AvgPool2d(head.pool)
         features = channels * (height // head.pool) * (width // head.pool)

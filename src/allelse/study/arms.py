@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from allelse.design import Level, level_text, matches
-from allelse.errors import StudyError
+from allelse.errors import DataError, RecipeError, StudyError
 from allelse.messages import Origin, Path, Place
 from allelse.recipe import Recipe
 from allelse.study.changes import covers, put
@@ -35,6 +35,21 @@ class Arm:
         """Levels joined for people: 'sigmoid, depth 8' reads well; keys are shortened to their last part."""
         named = [f"{factor.rpartition('.')[2]} {level_text(level)}" for factor, level in self.levels.items()]
         return ", ".join(named) or "the only arm"
+
+    @contextmanager
+    def placed(self) -> Iterator[None]:
+        """Let a mistake that shows with the data, inside this block, say where in the file it stands."""
+        try:
+            yield
+        except RecipeError as error:
+            raise self.mistake(error.path or self._path(error.reason), error.reason) from None
+        except DataError as error:
+            raise DataError(str(self.mistake(("dataset",), str(error)))) from None
+
+    def _path(self, reason: str) -> Sequence[str]:
+        """Where a part of the user's own stands, by its name in the reason."""
+        parts = self.recipe.own_parts()
+        return next((path for path, part in parts.items() if part.reference in reason), next(iter(parts)))
 
 
 @dataclass(frozen=True)
