@@ -226,6 +226,27 @@ def test_a_set_of_what_every_arm_sets_anew_is_refused(load):
     assert [arm.recipe.epochs for arm in some.arms] == [3, 3, 5, 5, 5, 5, 5, 5, 4, 4]
 
 
+@pytest.mark.parametrize(
+    ("text", "who", "key"),
+    [
+        (BASE + NORMS + "[quick]\nbatch_size = 5\n", "every level of the factor 'batch_size'", "batch_size"),
+        (BASE + NORMS + "[[adjust]]\nset = { epochs = 3 }\n[quick]\nepochs = 1\n", "every arm", "epochs"),
+    ],
+)
+def test_what_quick_says_of_a_key_that_every_arm_sets_anew_is_refused(load, text, who, key):
+    with pytest.raises(StudyError) as caught:
+        load(text, quick=True)
+    line = text.splitlines().index("[quick]") + 2
+    assert f"line {line}: quick.{key}: {who} sets {key}, so this changes nothing; leave it out" in str(caught.value)
+
+
+def test_quick_may_set_a_key_that_some_arm_keeps(load):
+    text = BASE + NORMS + ADJUST + "[quick]\nepochs = 1\n"
+    assert [arm.recipe.epochs for arm in load(text, quick=True).arms] == [3, 3, 1, 1, 1, 1, 1, 1, 4, 4]
+    none_left = load(text, quick=True, changes=['model.norm=["batch"]'])
+    assert {arm.recipe.epochs for arm in none_left.arms} == {3}, "a --set may leave arms out"
+
+
 def test_an_adjustment_may_not_undo_a_factor(load):
     with pytest.raises(StudyError, match=r"adjust.1: sets batch_size and so undoes what factors.batch_size sets"):
         load(BASE + NORMS + "[[adjust]]\nset = { batch_size = 5 }\n")

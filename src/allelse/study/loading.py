@@ -124,6 +124,8 @@ def load(
     if any(arm.recipe.own_parts() for arm in arms):
         own.search(Path(name_or_path).expanduser().parent)
     _check_take_effect(changes, factors, [moved for _, moved in built])
+    if not changes:  # else arms may be left out that keep it
+        _check_version_takes_effect(version, put_in, [moved for _, moved in built], place)
     if not version and not changes:  # else a claim may be one that is not asked in this run
         _check_measured(file.claims, arms, place)
     study = Study(
@@ -281,13 +283,27 @@ def _check_take_effect(changes: Sequence[str], factors: Mapping[str, Factor], mo
     """Refuse a change of what every arm sets anew: it would be passed over in silence."""
     for change in changes:
         key, _ = parse_change(change)
-        if key in factors:
-            continue
-        movers = [next((stands for other, stands in keys.items() if covers(other, key)), None) for keys in moved]
-        if all(movers):
-            one, *more = dict.fromkeys(movers)
-            who = f"every level of the factor {one[-1]!r}" if one and not more and "factors" in one else "every arm"
+        if key not in factors and (who := _who_sets_anew(key, moved)):
             raise StudyError(one_line(f"--set {change}: {who} sets {key}, so this would change nothing"))
+
+
+def _check_version_takes_effect(version: str, put_in: Version, moved: Sequence[Mapping[str, Stands]], place: Place) -> None:
+    """The same, of what ``[quick]`` or ``[scaled]`` says."""
+    for key in put_in.recipe:
+        if who := _who_sets_anew(key, moved):
+            raise place.error(
+                (version, key),
+                f"{who} sets {key}, so this changes nothing; leave it out, or give levels in [{version}.factors]",
+            )
+
+
+def _who_sets_anew(key: str, moved: Sequence[Mapping[str, Stands]]) -> str:
+    """What in the file sets ``key`` in every arm; empty where there is an arm that keeps it."""
+    movers = [next((stands for other, stands in keys.items() if covers(other, key)), None) for keys in moved]
+    if not all(movers):
+        return ""
+    one, *more = dict.fromkeys(movers)
+    return f"every level of the factor {one[-1]!r}" if one and not more and "factors" in one else "every arm"
 
 
 # ── which arms there are ────────────────────────────────────────────────────────────────────────────────────────────
