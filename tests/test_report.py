@@ -222,6 +222,18 @@ def test_a_folder_without_a_study_is_refused(tmp_path):
         write_report(tmp_path)
 
 
+@pytest.mark.parametrize("taken", ["figures", "report.md"])
+def test_what_stands_in_the_way_of_a_report_is_named(tmp_path, taken):
+    folder = write_store(tmp_path, definition(claims=[]))
+    if taken == "figures":
+        (folder / taken).write_text("mine")
+    else:
+        (folder / taken).mkdir()
+    with pytest.raises(StoreError, match=rf"{re.escape(str(folder / taken))}: the report cannot be written: .+; free space"):
+        write_report(folder)
+    assert (folder / taken).exists()
+
+
 def test_the_room_never_imports_torch():
     check = "import sys, allelse.report.page; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0

@@ -41,8 +41,9 @@ def write_report(folder: Path) -> Path:
         _replace(folder / "report.md", markdown(told))
         return _replace(folder / "report.html", html(told))
     except OSError as error:
+        where, why = error.filename2 or error.filename or folder, error.strerror or error
         raise StoreError(
-            f"{folder}: the report cannot be written: {error.strerror or error}; free space or mend its rights"
+            f"{where}: the report cannot be written: {why}; free space, mend its rights, or move what is there away"
         ) from None
 
 
