@@ -2,10 +2,10 @@
 
     python -m benchmarks.gpu [--device cuda] [--out FOLDER] [--archive FILE] [--seconds 540] [--only STAGE]
 
-Stages, in this order: ``ways`` (is each way exact, how large is its rounding, how fast is it), ``soak`` (killed and gone on:
-the same bytes? once), ``speed-narrow`` and ``speed-wide`` (allelse beside everyone else, where its aims are), the recipes among
-which validation chooses, the four founding studies as they are in their files, with all their seeds, and ``speed`` (the
-whole grid). What needs CIFAR is passed over where it is not there (``allelse data import``).
+Stages, in this order: ``ways`` (is each way exact, how large is its rounding, how fast is it), ``speed-narrow`` and
+``speed-wide`` (allelse beside everyone else, where its aims are), ``soak`` (killed and gone on: the same bytes? once), the
+recipes among which validation chooses, the four founding studies as they are in their files, with all their seeds, and
+``speed`` (the whole grid). What needs CIFAR is passed over where it is not there (``allelse data import``).
 
 FOLDER holds everything: figures, pages, and the results of each study; give the same one again, or a copy of it on another
 machine of the same kind. Where only files can be carried, FILE is its archive (.tar.gz), unpacked where FOLDER is empty and
@@ -35,13 +35,15 @@ CELLS_FROM_STAGE = {
     "speed-wide": ["wide", "batchnorm", "r10", "b512"],
     "speed": [],
 }
-STAGES = ("ways", "soak", "speed-narrow", "speed-wide", *RECIPES, *STUDIES, "speed")
-SHARE = {"ways": 0.33, "soak": 0.6, "speed-narrow": 0.6, "speed-wide": 0.8}
+STAGES = ("ways", "speed-narrow", "speed-wide", "soak", *RECIPES, *STUDIES, "speed")
+SHARE = {"ways": 0.25, "speed-narrow": 0.4, "speed-wide": 0.45, "soak": 0.8}
 """how much of what is left a stage may take, so that a call shows something of every stage; a study takes all it needs"""
-LEAST = {"soak": 120.0}
+LEAST = {"soak": 140.0, "speed-narrow": 100.0, "speed-wide": 90.0}
 """seconds under which a stage comes to nothing"""
 GRACE = 20.0
 """seconds to end by itself, and to be stopped in"""
+SOAK_END = 60.0
+"""seconds for the struck study that is under way to be ended and compared"""
 
 
 def command(stage: str, device: str, out: Path, seconds: float) -> list[str]:
@@ -53,7 +55,7 @@ def command(stage: str, device: str, out: Path, seconds: float) -> list[str]:
         file = HERE.parent / "results" / "recipes" / f"{stage.removeprefix('recipe-')}.toml"
         return [sys.executable, "-m", "allelse", "run", str(file), "--device", device, "--out", str(out / stage)]
     if stage == "soak":  # killed and gone on, in one process
-        timed[-1] = f"{seconds - GRACE:.0f}"  # the study under way is ended after that
+        timed[-1] = f"{seconds - SOAK_END:.0f}"
         return [sys.executable, "-m", "benchmarks.soak", "--kills", "8", "--kinds", "local", *timed]
     if stage in CELLS_FROM_STAGE:
         cells = CELLS_FROM_STAGE[stage]

@@ -15,6 +15,7 @@ import itertools
 import json
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from datetime import date
 from functools import lru_cache, partial
@@ -94,7 +95,7 @@ def checks(dataset: data.Dataset, device: torch.device) -> Iterator[tuple[str, C
         engine.ways(device) if device.type == "cuda" else tuple(Way(name) for name in ("grouped", "branches", "im2col"))
     )
     eager = tuple(Way(way.convolution) for way in candidates)
-    all_ways = dict.fromkeys((*candidates, *eager))
+    all_ways = dict.fromkeys((*eager, *candidates))  # a graph that cannot be recorded may end the process
     for (name, optimizer), way, norm in itertools.product(OPTIMIZERS.items(), all_ways, NORMS):
         together = runs(3, *SMALL, NORMS[norm], optimizer, "precision=fp64")
 
@@ -127,6 +128,13 @@ def checks(dataset: data.Dataset, device: torch.device) -> Iterator[tuple[str, C
         for way in ways if replicas > 1 else [way for way in ways if way.convolution == "grouped"]:
             name = f"images/s, width {width}, batch {batch}, {replicas} replicas | {way.in_words(replicas)} | batch"
             yield name, partial(engine.images_per_second, Pack(together, way), dataset, device)
+
+
+def origin(problem: BaseException) -> BaseException:
+    """Where it began: the end of a recording that failed says only that it did."""
+    while problem.__context__:
+        problem = problem.__context__
+    return problem
 
 
 def page(device: str, figures: dict[str, float | str]) -> str:
@@ -175,8 +183,10 @@ def main() -> None:
         try:
             ours[name] = float(measure())
         except Exception as problem:  # the rest goes on
-            ours[name] = f"{type(problem).__name__}: {' '.join(str(problem).split())[:200]}"
-            is_lost = "CUDA error" in str(problem)
+            first = origin(problem)
+            ours[name] = f"{type(first).__name__}: {' '.join(str(first).split())[:200]}"
+            is_lost = "CUDA error" in f"{problem} {first}"
+            traceback.print_exc()
         print(name, ours[name], flush=True)
         file.write_text(json.dumps(figures, indent=1))
         (asked.out / f"ways-{device.type}.md").write_text(page(machine, ours))

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from benchmarks import gpu
+from benchmarks import gpu, ways
 from benchmarks.speed.grid import chosen
 
 
@@ -22,7 +22,7 @@ def test_what_needs_cifar_is_passed_over_where_it_is_not(tmp_path, monkeypatch, 
     monkeypatch.setattr(gpu, "run", lambda stage, *_: begun.append(stage) or 0)
     monkeypatch.setattr(sys, "argv", ["gpu", "--device", "cpu", "--out", str(tmp_path / "out")])
     assert gpu.main() == 0
-    assert begun == ["ways", "soak", "speed-narrow", "speed-wide", "speed"]
+    assert begun == ["ways", "speed-narrow", "speed-wide", "soak", "speed"]
     told = capsys.readouterr().out
     for stage in (*gpu.RECIPES, *gpu.STUDIES):
         name = "cifar10" if stage in ("recipe-cifar10", "conv-activation-norm-position", "sigmoid-vs-relu") else "cifar100"
@@ -63,3 +63,16 @@ def test_the_archive_goes_on_on_another_machine(tmp_path):
     gpu.unpack(archive, there)
     assert (there / "study" / "study.sqlite").read_bytes() == b"more runs", "what is there may be newer"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gpu.tar.gz", "here", "there"]
+
+
+def test_what_spoils_a_recording_is_kept_and_not_that_it_ended_badly():
+    class Recording:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+    with pytest.raises(RuntimeError) as caught, Recording():
+        raise ValueError("a value was read")
+    assert str(ways.origin(caught.value)) == "a value was read"

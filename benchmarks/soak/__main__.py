@@ -5,7 +5,7 @@
 Half of the kills are of ``allelse run STUDY``, three tenths of ``--workers 2``, two tenths of ``--engine ray``. The same
 command is begun again until it ends by itself; then its folder must be that of a study that nobody disturbed (``checks`` says
 what may differ). The seed decides studies, moments and victims; what is under way at a moment is the machine's affair. Exit
-code 1 where something differed; the folders are kept then. After ``--seconds`` no study is begun, and the page has fewer kills.
+code 1 where something differed; the folders are kept then. After ``--seconds`` nothing is killed, and the page has fewer kills.
 Needs Linux.
 """
 

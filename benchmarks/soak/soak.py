@@ -96,13 +96,13 @@ class Soak:
         return out
 
     def strike(self, kills: int, seed: int, end: float = float("inf")) -> None:
-        """Kill so often, in as many studies as that takes; none is begun after ``end`` (of ``time.monotonic``)."""
+        """Kill so often, in as many studies as that takes; none is begun or killed after ``end`` (of ``time.monotonic``)."""
         begun, done = time.monotonic(), 0
         while done < kills and time.monotonic() < end:
             self.tally.studies += 1
             rng = random.Random(f"{seed} {self.kind} {self.tally.studies}")
             name = rng.choice(sorted(self.files))
-            done += _Struck(self, name, rng, kills, done).run()
+            done += _Struck(self, name, rng, kills, done, end).run()
         self.tally.seconds += time.monotonic() - begun
 
     def _differ(self, where: str, found: Iterable[str]) -> bool:
@@ -119,8 +119,8 @@ class Soak:
 class _Struck:
     """One study that is struck until it ends, or the kills are used up."""
 
-    def __init__(self, soak: Soak, name: str, rng: random.Random, kills: int, before: int) -> None:
-        self.soak, self.name, self.rng, self.kills, self.before = soak, name, rng, kills, before
+    def __init__(self, soak: Soak, name: str, rng: random.Random, kills: int, before: int, end: float) -> None:
+        self.soak, self.name, self.rng, self.kills, self.before, self.end = soak, name, rng, kills, before, end
         self.tally, self.where = soak.tally, f"study {soak.tally.studies} ({name})"
         self.out = folder_of(soak.base, soak.kind, f"study-{soak.tally.studies}")
         self.alone = soak.undisturbed[name]
@@ -156,7 +156,7 @@ class _Struck:
     def _until_killed(self, command: Command) -> bool:
         """Strike until the command is gone; False where it ended by itself, or may do so."""
         on_workers = 0
-        while self.before + self.done < self.kills:
+        while self.before + self.done < self.kills and time.monotonic() < self.end:
             strike = draw(self.rng, self.soak.kind)
             whom = "all" if strike.whom == "worker" and on_workers == MOST_STRIKES_ON_WORKERS else strike.whom
             goes_on = len(self.commands) > 1
