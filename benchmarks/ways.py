@@ -131,8 +131,8 @@ def checks(dataset: data.Dataset, device: torch.device) -> Iterator[tuple[str, C
 
 
 def origin(problem: BaseException) -> BaseException:
-    """Where it began: the end of a recording that failed says only that it did."""
-    while problem.__context__:
+    """What spoiled a recording: the error at the recording's end says only that something did."""
+    while problem.__context__ and "capture" in str(problem):
         problem = problem.__context__
     return problem
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from data_support import random_images, save_image
-from study_support import TINY, allelse, changed, mistake, write_study
+from study_support import PLAIN, TINY, allelse, changed, mistake, write_study
 
 
 @pytest.fixture
@@ -44,7 +44,11 @@ def test_a_mistake_in_the_study_file(file, command, old, new, expected):
             "dataset=digit",
             "--set dataset=digit: dataset: there is no data set 'digit'; did you mean 'digits'? allowed: digits, cifar10, ",
         ),
-        ("image_size=4", "image_size = 4 with data set 'digits'; allowed: with folder:PATH only; leave it out"),
+        ("validation_per_class=500", "--set validation_per_class=500: validation_per_class: digits: class '0' has "),
+        (
+            "image_size=4",
+            "--set image_size=4: image_size: 4 with data set 'digits'; allowed: with folder:PATH only; leave it out",
+        ),
         (
             "dataset=npz:none.npz",
             "--set dataset=npz:none.npz: dataset: there is no file none.npz; allowed: an .npz with x_train, y_train, x_test, ",
@@ -56,7 +60,21 @@ def test_a_mistake_in_the_study_file(file, command, old, new, expected):
     ],
 )
 def test_a_change_that_does_not_fit(file, command, change, expected):
-    assert expected in mistake(command, file, "--set", change)
+    assert mistake(command, file, "--set", change).startswith(expected)
+
+
+def test_the_arm_that_does_not_fit_its_data_is_named(file):
+    file.write_text(changed("[factors]", '[factors]\n"train_per_class" = [10, 5]', PLAIN))
+    assert mistake("plan", file, "--set", "batch_size=100") == (
+        "--set batch_size=100: batch_size: 100 is larger than the training data of 50 images; allowed: 1 to 50 "
+        "(arm train_per_class 5, activation sigmoid)"
+    )
+
+
+def test_a_number_of_a_part_is_found_where_it_was_set(file):
+    file.write_text(changed('"batch"', '{ name = "group", groups = 1 }\nblock = "norm-conv-act"'))
+    told = mistake("plan", file, "--set", "model.norm.groups=2")
+    assert told.startswith("--set model.norm.groups=2: model.norm.groups: norm.groups = 2 does not divide the width 1")
 
 
 def test_missing_data_without_a_network_name_the_ways_out(file, tmp_path, monkeypatch):

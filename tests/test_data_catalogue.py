@@ -16,7 +16,7 @@ import allelse.data as data
 from allelse.data import cache, catalogue, import_images, load
 from allelse.data.cifar import CIFARS
 from allelse.data.dataset import assemble, fingerprint
-from allelse.errors import DataError
+from allelse.errors import DataError, RecipeError
 
 
 @pytest.fixture(autouse=True)
@@ -73,18 +73,18 @@ def test_shapes_are_known_before_the_images_are_here(cache_folder):
     assert not cache_folder.exists()
     with pytest.raises(DataError, match="did you mean 'cifar10'"):
         data.shape("cifr10")
-    with pytest.raises(DataError, match="folder:PATH only"):
+    with pytest.raises(RecipeError, match="folder:PATH only"):
         data.shape("cifar10", image_size=16)
 
 
 @pytest.mark.parametrize("name", ["digits", "cifar10", "npz:x.npz"])
 def test_an_image_size_belongs_to_folders_only(name):
-    with pytest.raises(DataError, match=r"image_size = 16 with data set .*folder:PATH only; leave it out"):
+    with pytest.raises(RecipeError, match=r"recipe\.image_size: 16 with data set .*folder:PATH only; leave it out"):
         load(name, image_size=16)
 
 
 def test_an_image_size_of_no_pixel_is_refused():
-    with pytest.raises(DataError, match="image_size = 0; allowed: a side of 1 to 8192 pixels"):
+    with pytest.raises(RecipeError, match=r"recipe\.image_size: 0; allowed: a side of 1 to 8192 pixels"):
         load("folder:x", image_size=0)
 
 

@@ -230,6 +230,8 @@ def test_a_set_of_what_every_arm_sets_anew_is_refused(load):
     ("text", "who", "key"),
     [
         (BASE + NORMS + "[quick]\nbatch_size = 5\n", "every level of the factor 'batch_size'", "batch_size"),
+        (BASE + NORMS + '[quick]\nmodel.norm = "batch"\n', "every level of the factor 'model.norm'", "model.norm"),
+        (BASE + NORMS + '[quick]\nmodel = { norm = "batch" }\n', "every level of the factor 'model.norm'", "model.norm"),
         (BASE + NORMS + "[[adjust]]\nset = { epochs = 3 }\n[quick]\nepochs = 1\n", "every arm", "epochs"),
     ],
 )

@@ -15,6 +15,7 @@ import pytest
 from study_support import Quiet, allelse, changed, run, statuses, write_study
 
 from allelse import engine, launch, progress, store, study
+from allelse.cli.status import look
 from allelse.launch import journal as launch_journal
 from allelse.launch import log as launch_log
 from allelse.plan import Plan
@@ -185,6 +186,15 @@ def test_a_stopped_study_says_how_far_it_is_and_what_goes_on(stopped):
     assert "about 2 min left on the device that it was planned on; the same command goes on" in status(stopped)
     assert f"go on with: allelse run {stopped.parent}/study.toml --device cpu --out {stopped}" in said
     assert "is at work" not in said
+
+
+def test_what_failed_is_counted_in_the_time_left_as_it_is_tried_again(stopped):
+    with store.read(stopped) as opened:
+        seen = look(opened)
+    journal = replace(progress.read(stopped), seconds_left=0.0)
+    seen = replace(seen, counts={"done": 2, "failed": 2}, planned_seconds_left=100.0, journal=journal)
+    assert seen.seconds_left == 100.0
+    assert replace(seen, counts={"done": 2, "planned": 2}).seconds_left == 0.0
 
 
 @pytest.mark.usefixtures("one_pack_an_arm")

@@ -222,6 +222,38 @@ def test_a_mistake_is_one_line_with_place_value_and_remedy(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize(
+    ("old", "new", "options", "expected"),
+    [
+        (
+            'key    = "optimizer.lr"\nvalues = [0.3, 0.003, 0.03]',
+            'key    = "batch_size"\nvalues = [10, 300]',
+            (),
+            "study.toml, line 25: tune.values: batch_size: 300 is larger than the training data of 100 images; "
+            "allowed: 1 to 100 (arm activation sigmoid, batch_size 300)",
+        ),
+        (
+            "[quick]\n",
+            '[quick]\n"optimizer.lr" = 0.5\n',
+            ("--quick",),
+            "study.toml, line 37: quick.optimizer.lr: [tune] chooses optimizer.lr, so this changes nothing; "
+            "leave it out, or add tune = false",
+        ),
+        (
+            "[[claims]]",
+            "[[claims]]",
+            ("--set", "batch_size=300"),
+            "--set batch_size=300: batch_size: 300 is larger than the training data of 100 images; allowed: 1 to 100 (arm ",
+        ),
+    ],
+)
+def test_a_tuning_run_that_cannot_be_names_what_tunes_it(tmp_path, monkeypatch, old, new, options, expected):
+    monkeypatch.chdir(tmp_path)
+    text = changed(old, new, TUNED)
+    write_study(tmp_path, text if "--quick" in options else text.partition("[quick]")[0])
+    assert mistake("plan", "study.toml", *options).startswith(expected)
+
+
+@pytest.mark.parametrize(
     ("change", "expected"),
     [
         ("optimizer.lr=0.1", "[tune] chooses optimizer.lr, so this would change nothing; add --set tune=false"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -208,7 +209,8 @@ def check_arm(arm: Arm, dataset: data.Dataset) -> None:
             dataset, train_per_class=recipe.train_per_class, validation_per_class=recipe.validation_per_class, seed=0
         )
     except DataError as error:
-        key = "train_per_class" if recipe.train_per_class is not None else "validation_per_class"
+        fewest = min(Counter(dataset.train_labels.tolist()).values(), default=0)
+        key = "train_per_class" if recipe.validation_per_class < fewest else "validation_per_class"
         raise RecipeError(str(error), (key,)) from None
     if recipe.batch_size > len(train):
         raise RecipeError(

@@ -64,6 +64,8 @@ class Look:
         part = "comparison" if self.tuning is None else "tuning"
         if self.journal is None or self.journal.ended or self.journal.part != part:
             return self.planned_seconds_left
+        if not self.holder and "failed" in (self.tuning or self.counts):  # the same command tries these again
+            return self.planned_seconds_left
         passed = max(self.now - self.journal.written, 0.0) if self.holder else 0.0
         return max(self.journal.seconds_left - passed, 0.0)
 

@@ -11,7 +11,7 @@ from allelse.data.digits import TEST_COUNT, TRAIN_COUNT, load_digits
 from allelse.data.folder import MOST_SIDE, load_folder
 from allelse.data.npz import load_npz
 from allelse.data.sources import find, load_cifar
-from allelse.errors import DataError, did_you_mean
+from allelse.errors import DataError, RecipeError, did_you_mean
 
 NAMES = ("digits", *CIFARS, "folder:PATH", "npz:PATH")
 
@@ -46,6 +46,7 @@ def load(name: str, image_size: int | None = None) -> Dataset:
 
     Raises:
         DataError: no such name, or the data set is missing, damaged or does not fit.
+        RecipeError: ``image_size`` is not for this data set, or out of range.
     """
     kind, colon, rest = name.partition(":")
     if colon and kind in ("folder", "npz"):
@@ -54,9 +55,9 @@ def load(name: str, image_size: int | None = None) -> Dataset:
     elif name not in ("digits", *CIFARS):
         raise DataError(f"there is no data set {name!r}; {did_you_mean(name, NAMES)}")
     if image_size is not None and kind != "folder":
-        raise DataError(f"image_size = {image_size} with data set {name!r}; allowed: with folder:PATH only; leave it out")
+        raise RecipeError(f"{image_size} with data set {name!r}; allowed: with folder:PATH only; leave it out", ("image_size",))
     if image_size is not None and not 1 <= image_size <= MOST_SIDE:
-        raise DataError(f"image_size = {image_size}; allowed: a side of 1 to {MOST_SIDE} pixels")
+        raise RecipeError(f"{image_size}; allowed: a side of 1 to {MOST_SIDE} pixels", ("image_size",))
     if kind == "folder":
         return load_folder(name, path_of(rest), image_size)
     if kind == "npz":
@@ -70,7 +71,7 @@ def shape(name: str, image_size: int | None = None) -> tuple[tuple[int, int, int
     CIFAR's are known without its images, which need not be on this machine.
 
     Raises:
-        DataError: as ``load``.
+        DataError, RecipeError: as ``load``.
     """
     if name in CIFARS and image_size is None:
         return (SIDE, SIDE, 3), len(CIFARS[name].classes)

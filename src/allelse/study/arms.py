@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from allelse.design import Level, level_text, matches
-from allelse.errors import DataError, RecipeError, StudyError
+from allelse.errors import DataError, PartError, RecipeError, StudyError
 from allelse.messages import Origin, Path, Place
 from allelse.recipe import Recipe
 from allelse.study.changes import covers, put
@@ -27,8 +26,9 @@ class Arm:
     recipe: Recipe
     seeds: tuple[int, ...]
     """the study's first ones, so that any two arms share as many as the one with fewer has"""
-    mistake: Callable[[Sequence[str], str], StudyError] = field(compare=False, repr=False)
-    """for the path of a part of the recipe and a message, the error that says where in the file the part was named"""
+    place: Place = field(compare=False, repr=False)
+    origin: Origin = field(compare=False, repr=False)
+    """where in the file, or on the command line, each key of the recipe was set"""
 
     @property
     def name(self) -> str:
@@ -41,10 +41,16 @@ class Arm:
         """Let a mistake that shows with the data, inside this block, say where in the file it stands."""
         try:
             yield
+        except PartError as error:
+            raise self._mistake(error.path or self._path(error.reason), error.reason) from None
         except RecipeError as error:
-            raise self.mistake(error.path or self._path(error.reason), error.reason) from None
+            which = f" (arm {self.name})" if self.levels else ""
+            raise self._mistake(error.path, f"{error.reason}{which}") from None
         except DataError as error:
-            raise DataError(str(self.mistake(("dataset",), str(error)))) from None
+            raise DataError(str(self._mistake(("dataset",), str(error)))) from None
+
+    def _mistake(self, path: Sequence[str], message: str) -> StudyError:
+        return self.place.error_in_part(self.origin, path, message)
 
     def _path(self, reason: str) -> Sequence[str]:
         """Where a part of the user's own stands, by its name in the reason."""
@@ -89,7 +95,7 @@ class Builder:
         origin = Origin(raw, self.changes, moved, self.put_in)
         with self.place.named(origin):
             recipe = Recipe.model_validate(raw)
-        return Arm(levels, recipe, seeds, partial(self.place.error_in_part, origin)), moved
+        return Arm(levels, recipe, seeds, self.place, origin), moved
 
     def _set(self, raw: dict[str, Any], values: Mapping[str, Any], stands: Path, moved: dict[str, Path]) -> None:
         for key, value in values.items():

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import shlex
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from allelse.records import METRICS
 from allelse.study.arms import Arm, Builder, placed
 from allelse.study.changes import covers, merge, parse_change, put
 from allelse.study.factors import Factor, check_condition, check_conditions, combinations, read_factors, replaced_levels
-from allelse.study.file import MOST_FIRST_SEED, Adjust, Reference, StudyFile, Version, read
+from allelse.study.file import MOST_FIRST_SEED, Adjust, Reference, StudyFile, Tune, Version, read
 from allelse.study.tuning import check_tuning, read_tune
 from allelse.study.values import misfit
 from allelse.study.whole import Study
@@ -37,6 +37,7 @@ MOST_NAMED = 6
 """excluded combinations that a note names one by one"""
 
 
+EVERY_ARM = "every arm"
 VERSIONS = ("quick", "scaled")
 """tables of the study file that make a smaller study of it"""
 
@@ -123,9 +124,10 @@ def load(
     arms = tuple(arm for arm, _ in built)
     if any(arm.recipe.own_parts() for arm in arms):
         own.search(Path(name_or_path).expanduser().parent)
+    tune = read_tune(file, version, put_in, changes, source)
     _check_take_effect(changes, factors, [moved for _, moved in built])
     if not changes:  # else arms may be left out that keep it
-        _check_version_takes_effect(version, put_in, [moved for _, moved in built], place)
+        _check_version_takes_effect(version, put_in, tune, [moved for _, moved in built], place)
     if not version and not changes:  # else a claim may be one that is not asked in this run
         _check_measured(file.claims, arms, place)
     study = Study(
@@ -136,7 +138,7 @@ def load(
         factors=_levels_there(factors, arms),
         arms=arms,
         excluded=tuple(excluded),
-        tune=read_tune(file, version, put_in, changes, source),
+        tune=tune,
         claims=file.claims,
         references=file.references,
         notes=(*_conditions(factors, arms), *_exclusions(excluded, len(combined)), *_adjustments(adjust, arms)),
@@ -287,14 +289,28 @@ def _check_take_effect(changes: Sequence[str], factors: Mapping[str, Factor], mo
             raise StudyError(one_line(f"--set {change}: {who} sets {key}, so this would change nothing"))
 
 
-def _check_version_takes_effect(version: str, put_in: Version, moved: Sequence[Mapping[str, Stands]], place: Place) -> None:
+def _check_version_takes_effect(
+    version: str, put_in: Version, tune: Tune | None, moved: Sequence[Mapping[str, Stands]], place: Place
+) -> None:
     """The same, of what ``[quick]`` or ``[scaled]`` says."""
-    for key in put_in.recipe:
+    for path in _leaves(put_in.recipe):
+        key = ".".join(path)
         if who := _who_sets_anew(key, moved):
+            instead = f"[[{version}.adjust]]" if who == EVERY_ARM else f"[{version}.factors]"
+            raise place.error((version, *path), f"{who} sets {key}, so this changes nothing; leave it out, or use {instead}")
+        if tune and covers(tune.key, key):
             raise place.error(
-                (version, key),
-                f"{who} sets {key}, so this changes nothing; leave it out, or give levels in [{version}.factors]",
+                (version, *path), f"[tune] chooses {key}, so this changes nothing; leave it out, or add tune = false"
             )
+
+
+def _leaves(table: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The paths of values in nested tables; a part with a name is a value."""
+    for key, value in table.items():
+        if isinstance(value, Mapping) and "name" not in value:
+            yield from _leaves(value, (*above, key))
+        else:
+            yield (*above, key)
 
 
 def _who_sets_anew(key: str, moved: Sequence[Mapping[str, Stands]]) -> str:
@@ -303,7 +319,7 @@ def _who_sets_anew(key: str, moved: Sequence[Mapping[str, Stands]]) -> str:
     if not all(movers):
         return ""
     one, *more = dict.fromkeys(movers)
-    return f"every level of the factor {one[-1]!r}" if one and not more and "factors" in one else "every arm"
+    return f"every level of the factor {one[-1]!r}" if one and not more and "factors" in one else EVERY_ARM
 
 
 # ── which arms there are ────────────────────────────────────────────────────────────────────────────────────────────

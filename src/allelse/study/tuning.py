@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 from allelse.design import Level
@@ -28,11 +29,11 @@ def tuning_study(study: Study) -> Study:
     first = FIRST_TUNING_SEED + study.seeds[0]
     seeds = tuple(range(first, first + tune.seeds))
     shorter = {} if tune.epochs is None else {"epochs": tune.epochs}
-    arms = [
-        Arm({**arm.levels, tune.key: value}, changed(arm.recipe, {tune.key: value, **shorter}), seeds, arm.mistake)
-        for arm in study.arms
-        for value in sorted(tune.values)
-    ]
+    arms = []
+    for arm, value in product(study.arms, sorted(tune.values)):
+        raw = _raw(arm.recipe, {tune.key: value, **shorter})
+        levels = {**arm.levels, tune.key: value}
+        arms.append(Arm(levels, Recipe.model_validate(raw), seeds, arm.place, _origin(arm, tune, raw)))
     factors: dict[str, tuple[Level, ...]] = {**study.factors, tune.key: tuple(sorted(tune.values))}
     return replace(study, seeds=seeds, factors=factors, arms=tuple(arms), tune=None, claims=(), references=(), notes=())
 
@@ -110,7 +111,7 @@ def check_tuning(study: Study, moved: Sequence[Mapping[str, Path]], changes: Seq
     tune = study.tune
     if tune is None:
         return study
-    key_stands, values_stand = ("tune", "key"), ("tune", "values")
+    key_stands = ("tune", "key")
     for other, stands in ((other, stands) for keys in moved for other, stands in keys.items()):
         if other == tune.key:
             who = ".".join(str(part + 1 if isinstance(part, int) else part) for part in stands)
@@ -132,9 +133,18 @@ def check_tuning(study: Study, moved: Sequence[Mapping[str, Path]], changes: Seq
             )
         for value in tune.values:
             raw = _raw(arm.recipe, {tune.key: value, **shorter})
-            with place.named(Origin(raw, (), {tune.key: values_stand, "epochs": ("tune", "epochs")}, ())):
+            with place.named(_origin(arm, tune, raw)):
                 Recipe.model_validate(raw)
     return replace(study, tune=tune.model_copy(update={"per": tuple(study.factors) if tune.per is None else tune.per}))
+
+
+def _origin(arm: Arm, tune: Tune, raw: Mapping[str, Any]) -> Origin:
+    """Of the recipe of a tuning run: ``[tune]`` sets its keys after all else."""
+    changes = [change for change in arm.origin.changes if not covers(parse_change(change)[0], tune.key)]
+    stands: dict[str, Path] = {tune.key: ("tune", "values")}
+    if tune.epochs is not None:
+        stands["epochs"] = ("tune", "epochs")
+    return Origin(raw, changes, {**stands, **arm.origin.moved}, arm.origin.put_in)
 
 
 def _numbers(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
