@@ -1,7 +1,6 @@
 """Whatever stands in a study file or a change, it is taken or told in one line."""
 
 from functools import cache
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -149,10 +148,9 @@ def complaint(file, **options) -> str | None:
 
 
 @pytest.mark.parametrize("quick", [False, True])
-def test_the_studies_that_are_mutated_load(quick):
+def test_the_studies_that_are_mutated_load(tmp_path, quick):
     for text in sources():
-        write_study(Path(), text)
-        assert complaint("study.toml", quick=quick) is None
+        assert complaint(write_study(tmp_path, text), quick=quick) is None
 
 
 @settings(max_examples=250, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
