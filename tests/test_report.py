@@ -7,12 +7,12 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from report_support import CLAIMS, FACTORS, MADE, browser, definition, many_runs, open_browser, result, value_of, write_store
+from report_support import FACTORS, browser, definition, many_runs, open_browser, result, value_of, write_store
 
 from allelse import store
 from allelse.errors import StoreError
@@ -296,69 +296,6 @@ def test_the_stored_definition_is_in_the_page_whole(reported):
     page = reported.read_text("utf-8")
     stored = re.search(r'aria-label="Definition"><code>(.*?)</code>', page, re.S)[1]
     assert json.loads(html.unescape(stored)) == definition()
-
-
-# ── evidence ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_a_claim_that_was_not_asked_does_not_stop_the_others(tmp_path):
-    odd = [
-        {**CLAIMS[1], "id": "no-level", "where": {"model.activation": "tanh"}},
-        {**CLAIMS[0], "id": "no-metric", "metric": "beauty"},
-        {**CLAIMS[0], "id": "no-kind", "kind": "prettier"},
-    ]
-    with store.read(write_store(tmp_path, definition(claims=[odd[0], CLAIMS[0], *odd[1:]]))) as opened:
-        found = judge(opened)
-    assert [verdict.id for verdict in found] == ["no-level", "relu-above", "no-metric", "no-kind"]
-    assert [verdict.verdict for verdict in found] == ["undecided", "supported", "undecided", "undecided"]
-    for verdict in (found[0], *found[2:]):
-        assert verdict.reason.startswith("not asked in this run: ")
-        assert json.dumps(asdict(verdict))
-    assert found[0].reason == "not asked in this run: no arm has model.activation = tanh"
-    assert "beauty" in found[2].reason
-
-
-def test_the_tally_counts_what_was_not_asked(tmp_path):
-    claims = [CLAIMS[0], {**CLAIMS[1], "where": {"model.activation": "tanh"}}]
-    page = write_report(write_store(tmp_path, definition(claims=claims))).with_name("report.md").read_text("utf-8")
-    assert "Of 2 claims: 1 supported, 0 refuted, 1 undecided, 1 of them not asked in this run." in page
-
-
-@pytest.mark.parametrize(("kind", "says"), [("quick", "**Quick study.**"), ("scaled", "**Scaled study.**"), ("", "")])
-def test_both_pages_say_of_what_recipe_the_verdicts_speak(tmp_path, kind, says):
-    page = write_report(write_store(tmp_path, definition(**({kind: True} if kind else {}))))
-    markdown = page.with_name("report.md").read_text("utf-8")
-    assert (says in markdown) if kind else ("study.**" not in markdown)
-    assert (f"<strong>{says.strip('*')}</strong>" in page.read_text("utf-8")) if kind else True
-
-
-def test_the_first_lines_say_on_what_when_and_how_long(tmp_path):
-    def one(spec, value):
-        started = f"2026-01-0{1 + spec.seed}T00:00:00+00:00"
-        timing = {"train": 600.0 + spec.seed, "evaluate": 60.0, "images_per_second": 1e6}  # one pack a seed
-        made = replace(MADE, device="a CPU (1 threads)", started=started)
-        return replace(result(spec, value), timing=timing, provenance=made)
-
-    page = write_report(write_store(tmp_path, result_of=one)).with_name("report.md").read_text("utf-8")
-    assert "trained on a CPU (1 thread), bf16, 2026-01-01 to 2026-01-05 (UTC), in 55 minutes of computing." in page
-
-
-def test_a_united_folder_is_made_again_by_all_its_commands(tmp_path):
-    for number, (seeds, moved) in enumerate((([0, 1], ""), ([7, 8], " --first-seed 7"))):
-        write_store(tmp_path / f"{number}", definition(seeds=seeds, command=f"allelse run made-up{moved}"))
-    store.merge(tmp_path / "both", [tmp_path / "0", tmp_path / "1"])
-    page = write_report(tmp_path / "both").with_name("report.md").read_text("utf-8")
-    assert (
-        "allelse run made-up --out DIR1\nallelse run made-up --first-seed 7 --out DIR2\nallelse merge DIR DIR1 DIR2\n"
-    ) in page
-
-
-def test_claims_that_were_not_asked_leave_the_correction(tmp_path):
-    odd = {**CLAIMS[0], "id": "no-metric", "metric": "beauty"}
-    with store.read(write_store(tmp_path / "both", definition(claims=[CLAIMS[0], odd]))) as opened:
-        both = judge(opened)
-    with store.read(write_store(tmp_path / "one", definition(claims=[CLAIMS[0]]))) as opened:
-        assert both[0] == judge(opened)[0]
 
 
 # ── a real browser, and many runs ───────────────────────────────────────────────────────────────────────────────────

@@ -231,3 +231,34 @@ def test_a_claim_on_a_metric_that_no_arm_will_have_is_refused(load, metric, key,
         load(text)
     assert load(changed("epochs          = 2", f"epochs = 2\n{key} = {value}", text)).claims[0].metric == metric
     assert load(text, changes=["epochs=1"]).claims[0].metric == metric  # there it is one that is not asked in this run
+
+
+# ── a study that is not there ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "sigmoid-vs-rel",
+            "sigmoid-vs-rel: no such study; did you mean 'sigmoid-vs-relu'? allowed: sigmoid-vs-relu, batchnorm-vs-groupnorm, "
+            "batchnorm-vs-groupnorm-many-epochs, conv-activation-norm-position; or give a .toml file",
+        ),
+        ("none.toml", "none.toml: no such file; 'allelse new none.toml' writes one to start from"),
+        ("folder/none", "folder/none: no such file; 'allelse new folder/none' writes one to start from"),
+        (".", ".: is a folder; name a study file; 'allelse status .' looks at what was run there"),
+        (
+            "~nobody-here/s.toml",
+            "~nobody-here/s.toml: cannot be read as a UTF-8 text file: Could not determine home directory.",
+        ),
+    ],
+)
+def test_a_study_that_is_not_there_is_told_with_the_ways_out(name, expected):
+    with pytest.raises(StudyError) as caught:
+        study.load(name)
+    assert str(caught.value) == expected
+
+
+def test_a_name_too_long_for_the_file_system_is_told_in_one_line():
+    with pytest.raises(StudyError, match=r"^x+: cannot be read as a UTF-8 text file: .*too long"):
+        study.load("x" * 300)

@@ -131,7 +131,7 @@ def _dead_end(definition: Mapping[str, Any], part: Store) -> str:
     if not counts or not set(counts) <= set(store.FINAL):
         return ""
     try:
-        choose(definition["tune"], part.runs())
+        choose(definition["tune"], part.outcomes())  # without epochs, on which no choice depends
     except StudyError as error:
         return str(error)
     return ""

@@ -95,7 +95,7 @@ def run_study(
         for (name, size), arm in {(arm.recipe.dataset, arm.recipe.image_size): arm for arm in study.arms}.items():
             with arm.placed():
                 data[f"{name} at {size}" if size else name] = dataset_of(arm.recipe).fingerprint
-        inputs: dict[str, object] = {"data": data}
+        inputs: dict[str, object] = {"data": dict(sorted(data.items()))}
         if parts := check_parts(study, dataset_of):
             inputs["own parts"] = {part.source.module: part.source.digest for part in parts}
         # The crew ends before the folder is free for another writer.
