@@ -4,7 +4,8 @@
 
 Each FOLDER is taken into ``results/NAME`` (the store in one file, every run as CSV, the report, figures); then the pages are
 made anew from all that stands there, so that no figure in them is written by hand. A full study stands before a scaled one; a
-part of a full one, with fewer seeds or arms, is kept as ``NAME-begun`` and stands below the scaled one.
+part of a full one, with fewer seeds or arms, is kept as ``NAME-begun`` and stands below the scaled one, and so does one trained
+for fewer epochs than declared, ``NAME-shorter``.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ STUDIES = (
     "batchnorm-vs-groupnorm-many-epochs",
     "conv-activation-norm-position",
 )
+PARTS = ("begun", "shorter")  # of full studies
 RECIPES = ("recipe-cifar10", "recipe-cifar100")
 READMES = {"en": ROOT / "README.md", "ko": ROOT / "README.ko.md"}
 MARKS = ("<!-- results: made by benchmarks/publish.py -->", "<!-- /results -->")
@@ -63,28 +65,33 @@ def take(folder: Path) -> Path:
         return kept
     with chdir(ROOT):  # the report names the folder
         page = write_report(kept.relative_to(ROOT))
-    for same in (kept / page.name, *(kept / "figures").glob("*.svg")):  # as report.md and the PNGs, and ten times as large
-        same.unlink()
+    for same in (kept / page.name, *(kept / "figures").glob("*.svg")):
+        same.unlink()  # as report.md and the PNGs, and ten times as large
     return kept
 
 
 def kept_as(definition: Mapping[str, Any], counts: Mapping[str, int]) -> str:
-    """The name of the folder for a study: a part of a packaged one must not pass for the whole.
+    """The name of the folder for a study: a part of a packaged one must not pass for the whole, nor a shorter training for it.
 
     Arguments:
         definition: of the study.
         counts: how many runs have each status.
 
     Raises:
-        ValueError: an arm of it has another recipe than the packaged study declares.
+        ValueError: an arm of it has another recipe than the packaged study declares, but for fewer epochs.
     """
     name, arms = str(definition["name"]), definition["arms"]
     if name not in STUDIES:
         return name
     whole = study.load(name).definition()
-    declared = [(arm["levels"], arm["recipe"]) for arm in whole["arms"]]
+    declared, epochs = [(arm["levels"], arm["recipe"]) for arm in whole["arms"]], whole["arms"][0]["recipe"]["epochs"]
+    lengths = {arm["recipe"].get("epochs", epochs) for arm in arms}
+    if is_shorter := len(lengths) == 1 and max(lengths) < epochs:
+        arms = [{**arm, "recipe": {**arm["recipe"], "epochs": epochs}} for arm in arms]
     if strange := [arm for arm in arms if (arm["levels"], arm["recipe"]) not in declared]:
         raise ValueError(f"{name}: not what the packaged study declares: {strange[0]}")
+    if is_shorter:
+        return f"{name}-shorter"
     fewest = min(arm.get("seeds", len(definition["seeds"])) for arm in arms)
     missing = counts.get("pending", 0) + counts.get("failed", 0)
     is_whole = len(arms) == len(declared) and fewest >= len(whole["seeds"]) and not missing
@@ -132,7 +139,7 @@ class Measured:
     @property
     def version(self) -> str:
         """Which, as in ``words.toml``."""
-        return "scaled" if self.definition.get("scaled") else "begun" if self.name.endswith("-begun") else "full"
+        return next((part for part in ("scaled", *PARTS) if self.name.endswith(f"-{part}")), "full")
 
     @cached_property
     def factors(self) -> list[str]:
@@ -160,11 +167,6 @@ class Measured:
 
     def arms(self, metric: str) -> pd.DataFrame:
         return stats.arm_table(self.runs, self.factors, metric)
-
-    @property
-    def devices(self) -> str:
-        """With the precision there."""
-        return " and ".join(self.findings.machines)
 
     def made(self, column: str) -> str:
         """What all finished runs have in a column, each value once."""
@@ -211,8 +213,9 @@ def section(name: str, language: str) -> Iterator[str]:
             yield f"- **{words[verdict.verdict]}**: {claim(verdict, language)}{effect(measured, verdict, language)}"
         if verdicts:
             yield ""
-    if begun := Measured.of(f"{name}-begun"):
-        yield from measured_arms(begun, language)
+    for part in PARTS:
+        if kept := Measured.of(f"{name}-{part}"):
+            yield from measured_arms(kept, language)
 
 
 def claim(verdict: stats.Verdict, language: str) -> str:
@@ -300,7 +303,7 @@ def provenance(measured: Measured, language: str) -> str:
         epochs=recipe["epochs"],
         images=f"{measured.images:,}",
         dataset={"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}[recipe["dataset"]],
-        devices=measured.devices,
+        devices=" and ".join(measured.findings.machines),
         torch=measured.made("torch"),
         commit=measured.made("commit"),
         days=measured.days,
@@ -329,13 +332,12 @@ def recipe_table(name: str) -> Iterator[str]:
     yield ""
     made = Measured.of(name)
     assert made is not None
-    recipe = made.definition["arms"][0]["recipe"]
-    finished, epochs = runs.dropna(subset="accuracy"), recipe["epochs"]
+    finished, epochs = runs.dropna(subset="accuracy"), made.definition["arms"][0]["recipe"]["epochs"]
     without = int(finished["commit"].isna().sum())
     commits = f"commit {made.made('commit')}" + (f" ({without} of the runs name none)" if without else "")
     yield (
         f"n = 1 seed ({runs['seed'].unique()[0]}), {len(finished)} networks, {epochs} epoch{'s' * (epochs > 1)} on "
-        f"{made.images:,} images; {made.devices}, torch {made.made('torch')}, {commits}, "
+        f"{made.images:,} images; {' and '.join(made.findings.machines)}, torch {made.made('torch')}, {commits}, "
         f"{made.days}, {made.hours:.1f} hours of computing."
     )
 

@@ -212,6 +212,27 @@ def test_images_too_small_for_the_model_are_found_before_training(load, digits, 
         assert str(caught.value) == expected
 
 
+@pytest.mark.parametrize(("length", "last", "epochs"), [("epochs=3", 2, "3"), ("updates=13", 3, "3.25")])
+@pytest.mark.parametrize(
+    ("schedule", "key", "why"),
+    [
+        ("{name = 'cosine', warmup_epochs = %d}", "warmup_epochs", "leaves nothing of a training of"),
+        ("{name = 'step', milestones = [1, %d]}", "milestones", "comes when a training of"),
+        ("{name = 'step', every = %d}", "every", "comes when a training of"),
+    ],
+)
+def test_a_schedule_gets_where_it_says_while_there_is_training_left(load, digits, length, last, epochs, schedule, key, why):
+    def arm_until(epoch):
+        changes = ["batch_size=25", length, f"schedule={schedule % epoch}"]  # 4 steps an epoch
+        return load(TINY.replace("epochs          = 2\n", ""), changes=changes).arms[0]
+
+    check_arm(arm_until(last), digits)
+    with pytest.raises(StudyError) as caught:
+        check_arm(arm_until(last + 1), digits)
+    assert str(caught.value).startswith(f"recipe.schedule.{key}: {last + 1} {why} {epochs} epochs")
+    assert str(caught.value).endswith(f"; allowed: less than {epochs}")
+
+
 def test_what_differs_between_arms_is_told_key_by_key(load):
     assert differing_keys(load().arms) == {"model.activation.name": ["sigmoid", "relu"]}
     text = changed('["sigmoid", "relu"]', '["relu", { name = "leaky_relu", slope = 0.1 }]', PLAIN)

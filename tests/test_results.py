@@ -126,8 +126,16 @@ def test_a_full_study_of_which_runs_are_pending_does_not_pass_for_the_whole():
 
 def test_a_study_with_another_recipe_is_not_published_as_the_packaged_one():
     assert publish.kept_as(study.load("sigmoid-vs-relu", scaled=True).definition(), {}) == "sigmoid-vs-relu-scaled"
+    for change in ("batch_size=64", "epochs=31"):
+        with pytest.raises(ValueError, match="not what the packaged study declares"):
+            publish.kept_as(study.load("sigmoid-vs-relu", changes=[change]).definition(), {})
+
+
+def test_a_shorter_training_of_a_study_is_published_as_such():
+    assert publish.kept_as(study.load("sigmoid-vs-relu", changes=["epochs=29"]).definition(), {}) == "sigmoid-vs-relu-shorter"
+    assert publish.kept_as(study.load("sigmoid-vs-relu", changes=["epochs=30"]).definition(), {}) == "sigmoid-vs-relu"
     with pytest.raises(ValueError, match="not what the packaged study declares"):
-        publish.kept_as(study.load("sigmoid-vs-relu", changes=["epochs=1"]).definition(), {})
+        publish.kept_as(study.load("sigmoid-vs-relu", changes=["epochs=29", "batch_size=64"]).definition(), {})
 
 
 def test_a_second_run_is_compared_as_scipy_does():

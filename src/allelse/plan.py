@@ -14,7 +14,7 @@ from typing import Any
 from allelse import data
 from allelse.errors import DataError, RecipeError, StoreError
 from allelse.models import Layer, layer_table
-from allelse.recipe import MLP, BatchRenorm, BatchStatistics, OwnModel, OwnPart, Work
+from allelse.recipe import MLP, BatchRenorm, BatchStatistics, OwnModel, OwnPart, Schedule, Step, Work
 from allelse.records import Pack, RunSpec, Way, canonical_json
 from allelse.study import Arm, Study
 
@@ -201,7 +201,8 @@ def check_arm(arm: Arm, dataset: data.Dataset) -> None:
 
     Raises:
         RecipeError: there are fewer images a class than the recipe asks for, the batch is larger than the training subset,
-            averaging never begins, or the images are too small for the model.
+            averaging never begins, the learning rate never gets where its schedule says, or the images are too small for the
+            model.
     """
     recipe = arm.recipe
     try:
@@ -222,6 +223,7 @@ def check_arm(arm: Arm, dataset: data.Dataset) -> None:
         raise RecipeError(
             f"{recipe.averaging.start_epoch} comes after the last epoch; allowed: 1 to {epochs}", ("averaging", "start_epoch")
         )
+    _check_schedule(recipe.schedule, steps / (len(train) // recipe.batch_size))
     layers(arm, dataset)
     norm = getattr(recipe.model, "norm", None)
     if recipe.batch_size == 1 and isinstance(norm, BatchStatistics) and isinstance(recipe.model, MLP):
@@ -231,6 +233,23 @@ def check_arm(arm: Arm, dataset: data.Dataset) -> None:
             f"{norm.hold_steps} leaves plain batch normalisation in all {steps} training steps; allowed: 0 to {steps - 1}",
             ("model", "norm", "hold_steps"),
         )
+
+
+def _check_schedule(schedule: Schedule, epochs: float) -> None:
+    """Hold a schedule against the length of the training, of which the last epoch may be cut short."""
+    warmup_epochs = getattr(schedule, "warmup_epochs", 0.0)
+    if warmup_epochs >= epochs:
+        raise RecipeError(
+            f"{warmup_epochs:g} leaves nothing of a training of {epochs:g} epochs; allowed: less than {epochs:g}",
+            ("schedule", "warmup_epochs"),
+        )
+    if isinstance(schedule, Step):
+        key, drops = ("every", (schedule.every,)) if schedule.every else ("milestones", schedule.milestones)
+        if max(drops) >= epochs:
+            raise RecipeError(
+                f"{max(drops)} comes when a training of {epochs:g} epochs is over; allowed: less than {epochs:g}",
+                ("schedule", key),
+            )
 
 
 def layers(arm: Arm, dataset: data.Dataset) -> tuple[Layer, ...]:
