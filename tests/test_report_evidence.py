@@ -9,7 +9,7 @@ import pytest
 from report_support import CLAIMS, MADE, definition, result, write_store
 
 from allelse import store
-from allelse.report import judge, write_report
+from allelse.report import compare, judge, write_report
 
 
 def test_a_claim_that_was_not_asked_does_not_stop_the_others(tmp_path):
@@ -64,9 +64,57 @@ def test_a_united_folder_is_made_again_by_all_its_commands(tmp_path):
     ) in page
 
 
+@pytest.mark.parametrize("status", ["diverged", "failed", "pending"])
+def test_claims_whose_runs_are_all_lost_do_not_leave_the_correction(tmp_path, status):
+    """``mean_distance`` is only had by sigmoid's runs here, of which none is finished."""
+
+    def lost(spec, value):
+        if spec.arm["model.activation"] == "relu":
+            return result(spec, value)
+        return None if status == "pending" else result(spec, value, status=status)
+
+    higher = {"id": "deeper", "kind": "higher", "a": {"model.depth": 2}, "b": {"model.depth": 1}}
+    claims = [
+        {**higher, "says": "lost", "metric": "mean_distance", "where": {"model.activation": "sigmoid"}},
+        {**higher, "says": "there", "id": "there", "where": {"model.activation": "relu"}},
+    ]
+    with store.read(write_store(tmp_path, definition(claims=claims), lost)) as opened:
+        of_lost, there = judge(opened)
+    assert of_lost.reason.startswith("5 of 5 seeds ")
+    assert there.p_adjusted == pytest.approx(min(1.0, 2 * there.p))
+    claims[0]["where"] = {"model.activation": "relu"}  # all done, and without it
+    with store.read(write_store(tmp_path / "all", definition(claims=claims), lost)) as opened:
+        of_lost, there = judge(opened)
+    assert of_lost.reason == "not asked in this run: no finished run has the metric 'mean_distance'"
+    assert there.p_adjusted == there.p
+
+
 def test_claims_that_were_not_asked_leave_the_correction(tmp_path):
     odd = {**CLAIMS[0], "id": "no-metric", "metric": "beauty"}
     with store.read(write_store(tmp_path / "both", definition(claims=[CLAIMS[0], odd]))) as opened:
         both = judge(opened)
     with store.read(write_store(tmp_path / "one", definition(claims=[CLAIMS[0]]))) as opened:
         assert both[0] == judge(opened)[0]
+
+
+@pytest.mark.parametrize(("arms", "is_told"), [(["relu"], True), (["relu", "tanh", "elu", "gelu", "silu", "selu"], False)])
+def test_the_widest_gap_of_many_arms_must_be_wider_to_be_called_a_lag(tmp_path, arms, is_told):
+    """By t of four degrees of freedom these five are above 0 at 95 %, and not at 1 − 0.05 / 6."""
+    gaps = [0.1, 0.5, 0.9, 0.4, 0.2]
+
+    def one(spec, value):
+        gap = gaps[spec.seed] if spec.arm["model.activation"] == "relu" else 0.0
+        return result(spec, value, metrics={"accuracy": value, "accuracy_running": value, "accuracy_recalibrated": value + gap})
+
+    described = definition(factors={"model.activation": arms}, claims=[])
+    page = write_report(write_store(tmp_path, described, one)).with_name("report.md").read_text("utf-8")
+    assert "statistics is +0.42 points" in page
+    assert ("the running statistics lag behind the network" in page) is is_told
+
+
+def test_published_figures_beside_a_scaled_study_have_no_interval_of_a_test(tmp_path):
+    reference = {"source": "a paper", "arm": {"model.activation": "relu"}, "accuracy": 80.0, "sd": 0.3, "n": 5}
+    with store.read(write_store(tmp_path, definition(scaled=True, references=[reference]))) as opened:
+        found = compare(opened)
+    assert {(one.low, one.high, one.p, one.verdict) for one in found} == {(None, None, None, "cannot tell")}
+    assert all(one.difference is not None for one in found)

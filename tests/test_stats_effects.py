@@ -85,7 +85,8 @@ def test_one_seed_has_no_interval_and_no_p():
 
 def test_values_without_spread_give_no_warning_and_no_false_certainty():
     assert one_sided([0.0] * 5) == (1.0, 1.0)
-    assert one_sided([0.0] * 5, 3.0) == (1.0, 0.0)
+    assert one_sided([0.0] * 5, 3.0) == (1.0, 0.5**5)
+    assert one_sided([0.0] * 5, 3.0, identical=True) == (1.0, 0.0)
     assert one_sided([0.5] * 3) == (0.125, 1.0)
     assert one_sided([3.0] * 3, 3.0) == (1.0, 1.0)
     assert t_interval([0.5] * 3) == (0.5, 0.5)

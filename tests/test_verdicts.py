@@ -220,11 +220,40 @@ def test_under_no_difference_a_study_rarely_has_any_directional_verdict():
 
 def test_two_names_of_one_network_support_nothing_but_equivalence():
     table = study(5, sd=0.0)
+    table["test_loss"] = table["accuracy"] / 100
     found = verdicts(claims(*ALL), table, levels_from_factor=LEVELS)
     for each in found:
         assert each.verdict == ("supported" if each.kind in ("within", "stable") else "undecided")
         assert "equal bit for bit on every seed" in each.sentence
     assert judge({**HIGHER, "margin": 1.0}, table).verdict == "refuted"
+
+
+def test_two_networks_at_chance_are_not_one_network():
+    table = study(3, sd=0.0)
+    table["test_loss"] = np.random.default_rng(0).uniform(2.30, 2.31, len(table))
+    within = judge(WITHIN, table)
+    assert (within.verdict, within.p) == ("undecided", 0.125)
+    assert within.reason == "all 3 seeds give exactly the same value, too few for it to be sure (adjusted p = 0.125)"
+    assert judge({**HIGHER, "margin": 1.0}, table).verdict == "undecided"
+    assert judge(WITHIN, study(3, sd=0.0)).verdict == "undecided"  # accuracies alone cannot tell
+    told = judge(WITHIN, study(6, sd=0.0)).sentence
+    assert told.endswith("supported. Every seed gives exactly the same value, so the sign-flip p decided.")
+
+
+@pytest.mark.parametrize("levels", [(500, 1000, 2000), (2, 8, 64, 128), (0.1, 0.2, 0.3), tuple(range(1, 9))])
+@pytest.mark.parametrize("scale", ["linear", "log2"])
+def test_a_difference_that_levels_do_not_change_has_a_slope_of_exactly_zero(levels, scale):
+    generator = np.random.default_rng(0)
+    from_arm = {name: generator.uniform(50, 90, 5) for name in ("batch", "group")}
+    rows = [
+        {"norm": name, "x": x, "seed": seed, "status": "done", "accuracy": accuracy}
+        for name, accuracies in from_arm.items()
+        for x in levels
+        for seed, accuracy in enumerate(accuracies)
+    ]
+    row = {"kind": "trend", "along": "x", "direction": "up", "a": norm("batch"), "b": norm("group"), "scale": scale}
+    (found,) = verdicts(claims(row), pd.DataFrame(rows))
+    assert (found.low, found.high, found.verdict, found.p) == (0.0, 0.0, "undecided", 1.0)
 
 
 def test_levels_that_change_nothing_have_a_slope_of_exactly_zero():

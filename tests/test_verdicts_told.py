@@ -56,6 +56,24 @@ def test_a_value_that_is_not_finite_is_a_diverged_run():
     assert "1 of 6 seeds diverged" in judge(HIGHER, table).reason
 
 
+def test_a_metric_that_an_arm_does_not_have_is_no_divergence():
+    table = study(6)
+    table["mean_distance"] = table["accuracy"].where(table["norm"] == "batch")
+    found = judge({**HIGHER, "metric": "mean_distance"}, table)
+    assert found.reason == "6 of 6 seeds have no value of this metric in norm = group, batch_size = 8"
+    assert found.verdict == "undecided"
+
+
+@pytest.mark.parametrize("status", ["diverged", "failed", "pending"])
+def test_a_run_that_is_compared_with_none_stops_no_claim(status):
+    table = study(6, batch=90).query("norm == 'batch' or seed < 4")
+    table.loc[table.query("norm == 'batch' and seed == 5").index, "status"] = status
+    found = judge(HIGHER, table)
+    assert (found.verdict, found.n) == ("supported", 4)
+    table.loc[table.query("norm == 'batch' and seed == 3").index, "status"] = status
+    assert judge(HIGHER, table).reason.startswith("1 of 4 seeds ")
+
+
 def test_half_a_study_names_what_is_missing_and_judges_the_rest():
     table = study(6, batch=86).query("norm != 'layer' and not (norm == 'group' and batch_size == 32)")
     higher, best, grows = verdicts(claims(HIGHER, BEST, GROWS), table, levels_from_factor=LEVELS)
@@ -112,6 +130,32 @@ def test_sentences_say_size_unit_interval_n_and_ruling():
     assert "per doubling of batch_size" in judge(GROWS, study(5)).sentence
     assert "per unit of batch_size" in judge(TREND, study(5)).sentence
     assert judge(BEST, study(8, batch=85)).sentence.startswith("All 2 comparisons hold, the weakest: ")
+
+
+def test_a_slope_over_names_or_switches_is_told_by_level():
+    for levels in (["a", "b", "c"], [False, True]):
+        rows = [
+            {"part": level, "seed": seed, "status": "done", "accuracy": 80 + 2 * place + 0.1 * seed * place}
+            for place, level in enumerate(levels)
+            for seed in range(5)
+        ]
+        (found,) = verdicts(claims({"kind": "trend", "along": "part", "direction": "up"}), pd.DataFrame(rows))
+        assert "percentage points per level of part (" in found.sentence
+
+
+def test_the_weakest_of_several_on_the_wrong_side_is_the_one_most_against():
+    found = judge(BEST, study(6, seed=7, group=80.5, layer=81))
+    first, second = found.parts
+    assert first.p_support == second.p_support == 1.0
+    assert second.p_refute < first.p_refute
+    assert (found.verdict, found.estimate) == ("undecided", second.estimate)
+    assert found.p == min(1.0, 2 * second.p_refute)
+
+
+def test_a_margin_that_is_met_exactly_is_not_a_matter_of_seeds():
+    table = study(7, sd=0.0, batch=82.0)
+    assert judge({**HIGHER, "margin": 2.0}, table).reason == "the interval holds 2.00"
+    assert judge({**WITHIN, "margin": 2.0}, table).reason == "the interval is neither wholly inside nor wholly outside ±2.00"
 
 
 def test_metrics_other_than_accuracies_have_no_percentage_points():

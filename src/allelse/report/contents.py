@@ -29,7 +29,8 @@ from allelse.report.tables import (
     tuning_table,
     value,
 )
-from allelse.stats.sentences import is_accuracy, p_text
+from allelse.stats.contrasts import scale_of
+from allelse.stats.sentences import PER_FROM_SCALE, is_accuracy, p_text
 from allelse.store import pairing
 
 CAVEATS = {
@@ -205,9 +206,7 @@ def _unit(findings: Findings, verdict: stats.Verdict) -> str:
     claim = findings.claims.get(verdict.id, {})
     along = claim.get("along")
     if verdict.kind == "trend" and isinstance(along, str):
-        numeric = all(isinstance(level, (int, float)) for level in findings.levels.get(along, []))
-        scale = claim.get("scale") or ("linear" if numeric else "order")
-        per = {"log2": "doubling of", "order": "level of"}.get(scale, "unit of")
+        per = PER_FROM_SCALE[scale_of(claim.get("scale"), findings.levels.get(along, []))]
         unit += f" per {per} {findings.short.get(along, along).replace('_', ' ')}"
     return unit
 
@@ -248,9 +247,10 @@ def _mechanism_notes(findings: Findings) -> list[str]:
             gap = findings.values(arm, "accuracy_recalibrated") - findings.values(arm, "accuracy_running")
             good = gap[gap == gap]
             if len(good):
-                gaps.append((float(good.mean()), stats.t_interval(good), len(good), arm))
+                gaps.append((float(good.mean()), good, arm))
         if gaps:
-            mean, (low, high), n, arm = max(gaps, key=lambda gap: abs(gap[0]))
+            mean, good, arm = max(gaps, key=lambda gap: abs(gap[0]))
+            (low, high), n = stats.t_interval(good), len(good)
             if mean == 0:
                 notes.append("Running and recalibrated statistics give the same accuracy in every arm.")
             else:
@@ -263,7 +263,7 @@ def _mechanism_notes(findings: Findings) -> list[str]:
                     f"{value(mean, 'accuracy', signed=True)} points, in {findings.arm_name(arm)}{with_ends}. It was picked as "
                     f"the widest of {_count(len(gaps), 'arm')}: a place to look, not a test."
                 )
-                if low > 0:
+                if stats.t_interval(good, 1 - 0.05 / len(gaps))[0] > 0:  # the widest of many is above 0 by chance, too
                     notes.append(
                         "Accuracy that comes back when statistics are recalibrated was not lost in learning: the running "
                         "statistics lag behind the network."

@@ -1,7 +1,8 @@
 """Evidence: a store in; one verdict a declared claim, and one comparison a published figure, out, whatever the store lacks.
 
-A claim that this run did not ask, since a ``--set`` or ``--quick`` took its levels away or no run has its metric, is undecided
-and says so. It leaves the family that Holm corrects over: it was set aside by what was run, not by how it came out.
+A claim that this run did not ask, since a ``--set`` or ``--quick`` took its levels away or none of its runs, all done, has its
+metric, is undecided and says so. It leaves the family that Holm corrects over: it was set aside by what was run, not by how it
+came out.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from allelse import stats
 from allelse.claims import Claim, check_claims
 from allelse.design import Design, level_key, level_text
 from allelse.errors import StudyError
+from allelse.stats.contrasts import contrasts
 from allelse.stats.runs import Runs
 from allelse.store import Store
 
@@ -50,7 +52,7 @@ def judge_table(definition: Mapping[str, Any], table: pd.DataFrame) -> list[stat
         except StudyError as error:
             why_not[number] = f"{NOT_ASKED}: {_lacking(claim, levels) or str(error).removeprefix(f'claim {claim.id!r}: ')}"
         else:
-            if _is_measured(runs, claim.metric):
+            if _may_be_measured(runs, claim, levels):
                 asked.append(claim)
             else:
                 why_not[number] = f"{NOT_ASKED}: no finished run has the metric {claim.metric!r}"
@@ -74,6 +76,8 @@ def compare_table(definition: Mapping[str, Any], table: pd.DataFrame) -> list[st
         replace(
             one,
             verdict="cannot tell",
+            low=None,
+            high=None,
             within=None,
             p=None,
             p_adjusted=None,
@@ -103,9 +107,10 @@ def _lacking(claim: Claim, levels: Design) -> str:
     return f"no arm has {' or '.join(named)}" if named else ""
 
 
-def _is_measured(runs: Runs, metric: str) -> bool:
+def _may_be_measured(runs: Runs, claim: Claim, levels: Design) -> bool:
+    """Whether a run has the claim's metric, or one that the claim compares is lost or not finished."""
     try:
-        runs.check_metric(metric)
+        runs.check_metric(claim.metric, [arm for contrast in contrasts(claim, levels) for arm, _ in contrast.weights])
     except StudyError:
         return False
     return True

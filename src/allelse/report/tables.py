@@ -80,7 +80,7 @@ def parts_table(findings: Findings, verdict: stats.Verdict) -> Table | None:
         )
         for part in verdict.parts
     )
-    columns = ("comparison", "estimate", level, "p that it holds", "n", "correlation")
+    columns = ("comparison", "estimate", level, "p (small: it holds)", "n", "correlation")
     return Table(
         f"parts-{verdict.id}", f"All comparisons of {verdict.id} in {metric_text(verdict.metric)}, uncorrected", columns, rows
     )

@@ -201,7 +201,7 @@ def _not_asked(arm: Mapping[str, Any] | None, metric: str, runs: Runs | None) ->
     if runs is None:
         return "no run is planned yet"
     try:
-        runs.check_metric(metric)
+        runs.check_metric(metric, [arm])
     except StudyError:
         return f"no finished run of ours has the metric {metric!r}"
     return None

@@ -38,19 +38,21 @@ class Contrast:
     """what is subtracted, in words"""
     at: str
     """the level of ``for_each``, in words; empty without one"""
+    scale: str = ""
+    """slopes: linear, log2 or order; else empty"""
 
 
 def places(claim: Trend, levels: Sequence[Level]) -> list[float]:
     """Where the levels, in order, lie on the trend's axis."""
-    if scale_of(claim, levels) == "order":
+    if scale_of(claim.scale, levels) == "order":
         return [float(rank) for rank in range(len(levels))]
     numbers = [float(level) for level in levels]
     return [log2(number) for number in numbers] if claim.scale == "log2" else numbers
 
 
-def scale_of(claim: Trend, levels: Sequence[Level]) -> str:
-    """The trend's scale, with the default filled in."""
-    return claim.scale or ("linear" if all(map(is_number, levels)) else "order")
+def scale_of(scale: str | None, levels: Sequence[Level]) -> str:
+    """A trend's scale, with the default filled in."""
+    return scale or ("linear" if all(map(is_number, levels)) else "order")
 
 
 def contrasts(claim: Claim, levels_from_factor: Levels) -> list[Contrast]:
@@ -83,7 +85,8 @@ def _contrasts_at(claim: Claim, setting: Setting) -> list[Contrast]:
 
 
 def _slope(claim: Trend, setting: Setting, sign: int) -> Contrast:
-    x = places(claim, [step[claim.along] for step, _ in setting.rows])
+    levels = [step[claim.along] for step, _ in setting.rows]
+    x = places(claim, levels)
     centre = sum(x) / len(x)
     squares = sum((place - centre) ** 2 for place in x)
     weights: list[tuple[Arm, float]] = []
@@ -91,7 +94,8 @@ def _slope(claim: Trend, setting: Setting, sign: int) -> Contrast:
         weight = (place - centre) / squares
         weights += [(arms[""], weight)] if "" in arms else [(arms["a"], weight), (arms["b"], -weight)]
     names = _short_names(claim.a, claim.b) if claim.a and claim.b else ("", "")
-    return Contrast(tuple(weights), "above", 0.0, sign, x[-1] - x[0], *names, arm_text(setting.at))
+    span, scale = x[-1] - x[0], scale_of(claim.scale, levels)
+    return Contrast(tuple(weights), "above", 0.0, sign, span, *names, arm_text(setting.at), scale)
 
 
 def _told_apart(other: Arm, named: Arm, arm: Arm) -> Arm:

@@ -48,15 +48,16 @@ def spread(x: ArrayLike) -> float:
     return float(centred @ centred / (len(values) - 1)) ** 0.5
 
 
-def one_sided(x: ArrayLike, threshold: float = 0.0) -> tuple[float, float]:
+def one_sided(x: ArrayLike, threshold: float = 0.0, identical: bool = False) -> tuple[float, float]:
     """Student's one-sided p-values: (for a mean above the threshold, for a mean below it).
 
-    Without spread there is no t. Values that are all exactly 0 come from arms that are one network under two names: certain.
-    Other equal values are a coincidence of a coarse metric, worth what the sign-flip test says, ½ to the power n.
+    Without spread there is no t. Equal values are a coincidence of a coarse metric, as when two networks that learn nothing are
+    both at chance: worth what the sign-flip test says, ½ to the power n. Of one network under two names they are certain.
 
     Arguments:
         x: one value a seed, shape (n,), n ≥ 2.
         threshold: in the unit of ``x``.
+        identical: whether ``x`` are differences of one network under two names.
     """
     values = np.asarray(x, dtype=float)
     n = len(values)
@@ -66,7 +67,7 @@ def one_sided(x: ArrayLike, threshold: float = 0.0) -> tuple[float, float]:
     if sd == 0.0:
         if abs(gap) <= 1e-9 * max(abs(threshold), float(np.abs(values).max())):
             return (1.0, 1.0)
-        p = 0.5**n if np.any(values) else 0.0
+        p = 0.0 if identical else 0.5**n
         return (p, 1.0) if gap > 0 else (1.0, p)
     t = gap / (sd / n**0.5)
     return (float(special.stdtr(n - 1, -t)), float(special.stdtr(n - 1, t)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,8 @@ from allelse.stats.effects import Floats
 
 PROBLEMS = ("diverged", "failed", "pending")
 """why a seed of an arm has no value; a run without a row is pending, unless no later seed of its arm has one either"""
+WITHOUT = "without"
+"""or no finished run of its arm has any, as with statistics of BatchNorm where there is none"""
 
 
 class Runs:
@@ -48,32 +51,55 @@ class Runs:
                 raise StudyError(f"the table of runs has seed {seed} twice for {arm or 'its one arm'}; is a factor left out?")
             self._row_from_run[run] = row
             self._last_seed[run[:-1]] = max(int(seed), self._last_seed.get(run[:-1], int(seed)))
-        self._values_from_metric: dict[str, tuple[Floats, list[str]]] = {}
-        self._values_from_arm: dict[tuple[object, ...], tuple[Floats, Counter[str]]] = {}
+        self._values_from_metric: dict[str, Floats] = {}
+        self._values_from_arm: dict[tuple[object, ...], tuple[Floats, list[str]]] = {}
 
-    def check_metric(self, metric: str) -> None:
-        """Refuse a metric that no run has, unless no run is done and so none has any."""
-        numeric = [name for name in self._metrics if pd.api.types.is_numeric_dtype(self._table[name])]
-        if metric not in numeric and "done" in self._status:
-            raise StudyError(f"metric {metric!r} is not among the results; {did_you_mean(metric, numeric)}")
+    @cached_property
+    def metrics(self) -> list[str]:
+        """Those that a run has."""
+        return [name for name in self._metrics if pd.api.types.is_numeric_dtype(self._table[name])]
 
-    def values(self, arm: Mapping[str, object], metric: str) -> tuple[Floats, Counter[str]]:
+    def check_metric(self, metric: str, arms: Sequence[Mapping[str, object]] | None = None) -> None:
+        """Refuse a metric that no run has, unless it may be for want of finished ones.
+
+        Arguments:
+            metric: that is asked.
+            arms: whose every run must be done before the metric can be missed; left out, one of any arm is enough.
+        """
+        if arms is None:
+            is_missing = "done" in self._status
+        else:
+            is_missing = all(set(self._states(arm)[: len(self.seeds_of(arm))]) == {"done"} for arm in arms)
+        if is_missing and metric not in self.metrics:
+            raise StudyError(f"metric {metric!r} is not among the results; {did_you_mean(metric, self.metrics)}")
+
+    def values(self, arm: Mapping[str, object], metric: str, seeds: Sequence[int] | None = None) -> tuple[Floats, Counter[str]]:
         """One arm's metric.
 
+        Arguments:
+            arm: its level by factor.
+            metric: a metric's column; one that no run has is nan everywhere.
+            seeds: whose problems count; those that are asked of the arm when left out.
+
         Returns:
-            values of shape (seeds,), in the order of ``seeds``, nan where the run is not done or not finite; and how many seeds
-            ``diverged`` (a value that is not finite counts as that), ``failed`` or are ``pending``.
+            values of shape (seeds,), in the order of ``self.seeds``, nan where the run is not done or not finite; and how many
+            seeds ``diverged`` (a value that is not finite counts as that), ``failed``, are ``pending`` or, where no finished
+            run of the arm has a value, ``without`` one.
         """
         arm_key = self._key(arm)
         if (metric, arm_key) not in self._values_from_arm:
-            column, status = self._column(metric)
-            rows = {seed: self._row_from_run.get((*arm_key, seed)) for seed in self.seeds}
-            values = np.array([np.nan if row is None else column[row] for row in rows.values()])
-            planned = [rows[seed] for seed in self.seeds_of(arm)]
-            states = Counter("pending" if row is None else status[row] for row in planned)
-            problems = Counter({problem: states[problem] for problem in PROBLEMS if states[problem]})
-            self._values_from_arm[metric, arm_key] = (values, problems)
-        return self._values_from_arm[metric, arm_key]
+            column, states = self._column(metric), self._states(arm)
+            rows = [self._row_from_run.get((*arm_key, seed)) for seed in self.seeds]
+            values = np.array([np.nan if row is None else column[row] for row in rows])
+            lost = "diverged" if np.isfinite(values).any() else WITHOUT
+            states = [
+                lost if state == "done" and np.isnan(value) else state for state, value in zip(states, values, strict=True)
+            ]
+            self._values_from_arm[metric, arm_key] = (values, states)
+        values, states = self._values_from_arm[metric, arm_key]
+        counted = set(self.seeds_of(arm) if seeds is None else seeds)
+        found = Counter(state for seed, state in zip(self.seeds, states, strict=True) if seed in counted)
+        return values, Counter({problem: found[problem] for problem in (*PROBLEMS, WITHOUT) if found[problem]})
 
     def seeds_of(self, arm: Mapping[str, object]) -> list[int]:
         """The seeds that are asked of an arm; all of them where it has no row at all."""
@@ -83,15 +109,16 @@ class Runs:
     def _key(self, arm: Mapping[str, object]) -> tuple[object, ...]:
         return tuple(level_key(arm.get(factor)) for factor in self.factors)
 
-    def _column(self, metric: str) -> tuple[Floats, list[str]]:
+    def _states(self, arm: Mapping[str, object]) -> list[str]:
+        """What became of each of all seeds."""
+        rows = [self._row_from_run.get((*self._key(arm), seed)) for seed in self.seeds]
+        return ["pending" if row is None else self._status[row] for row in rows]
+
+    def _column(self, metric: str) -> Floats:
         if metric not in self._values_from_metric:
-            self.check_metric(metric)
             raw = np.full(len(self._status), np.nan)
-            if metric in self._metrics:
+            if metric in self.metrics:
                 raw = self._table[metric].to_numpy(float, na_value=np.nan)
             done = np.array([state == "done" for state in self._status], dtype=bool)
-            values = np.where(done & np.isfinite(raw), raw, np.nan)
-            lost = done & np.isnan(values)
-            status = ["diverged" if bad else state for state, bad in zip(self._status, lost, strict=True)]
-            self._values_from_metric[metric] = (values, status)
+            self._values_from_metric[metric] = np.where(done & np.isfinite(raw), raw, np.nan)
         return self._values_from_metric[metric]

@@ -9,7 +9,9 @@ from allelse.design import arm_text
 from allelse.records import CHOSEN_ON_TEST, METRICS
 from allelse.stats.contrasts import Contrast
 from allelse.stats.rulings import Part, Verdict
+from allelse.stats.runs import WITHOUT
 
+PER_FROM_SCALE = {"linear": "unit of", "log2": "doubling of", "order": "level of"}
 ARMS_NAMED = 3
 """arms with failed runs that a reason names one by one"""
 
@@ -53,14 +55,18 @@ def seeds_lost(problems: Mapping[str, int], seeds: int) -> str:
 
 
 def _happened(problem: str, count: int) -> str:
-    return f"{'is' if count == 1 else 'are'} pending" if problem == "pending" else problem
+    one = count == 1
+    return {
+        "pending": f"{'is' if one else 'are'} pending",
+        WITHOUT: f"{'has' if one else 'have'} no value of this metric",
+    }.get(problem, problem)
 
 
 def undecided_because(claim: Claim, contrast: Contrast, part: Part, comparisons: int, claims: int, p_adjusted: float) -> str:
     """Why a claim with all its runs is undecided, from its weakest part."""
     if part.equal and contrast.test == "above" and contrast.margin == 0:
         return f"equal bit for bit on every seed ({part.n})"
-    if part.no_spread and part.estimate:
+    if part.no_spread and min(part.p_support or 0.0, part.p_refute or 0.0) < 1:
         return f"all {part.n} seeds give exactly the same value, too few for it to be sure (adjusted {p_text(p_adjusted)})"
     low, high, margin = part.low or 0.0, part.high or 0.0, contrast.margin
     ends = (low, high) if contrast.sign > 0 else (-high, -low)
@@ -82,7 +88,7 @@ def verdict_sentence(claim: Claim, contrast: Contrast, part: Part, found: Verdic
     text = _which(found, alpha) + _finding(claim, contrast, part) + _interval(claim, part, found.level)
     text += f" where {arm_text(claim.where)}" if claim.where else ""
     text += f"; {found.verdict}" + (f": {found.reason}." if found.reason else ".")
-    if part.no_spread and part.estimate and found.verdict != "undecided":
+    if part.no_spread and min(part.p_support or 0.0, part.p_refute or 0.0) > 0 and found.verdict != "undecided":
         text += " Every seed gives exactly the same value, so the sign-flip p decided."
     reachable = 2 / 2**part.n * (len(found.parts) if found.verdict == "refuted" else 1) <= alpha
     if found.verdict != "undecided" and reachable and found.p_sign_flip is not None and found.p_sign_flip > alpha:
@@ -114,7 +120,7 @@ def _finding(claim: Claim, contrast: Contrast, part: Part) -> str:
     margin = f", for a margin of {number(contrast.margin, claim.metric)}" if contrast.margin else ""
     if claim.kind == "trend":
         subject = f"the difference {contrast.plus} minus {contrast.minus} in {metric}" if contrast.plus else metric
-        return f"{subject} {'falls' if part.estimate < 0 else 'rises'} by {size} {_per(claim)}{at}"
+        return f"{subject} {'falls' if part.estimate < 0 else 'rises'} by {size} {_per(claim, contrast)}{at}"
     if contrast.test == "within":
         sign = "−" if part.estimate < 0 else "+"
         return f"{contrast.plus} and {contrast.minus} differ by {sign}{size} in {metric}{margin}{at}"
@@ -122,9 +128,8 @@ def _finding(claim: Claim, contrast: Contrast, part: Part) -> str:
     return f"{contrast.plus} is {size} {side} {contrast.minus} in {metric}{margin}{at}"
 
 
-def _per(claim: Claim) -> str:
-    scale = getattr(claim, "scale", None)
-    return {"log2": "per doubling of", "order": "per level of"}.get(scale or "", "per unit of") + f" {claim.runs_along()}"
+def _per(claim: Claim, contrast: Contrast) -> str:
+    return f"per {PER_FROM_SCALE[contrast.scale]} {claim.runs_along()}"
 
 
 def _interval(claim: Claim, part: Part, level: float) -> str:

@@ -30,15 +30,20 @@ from itertools import chain
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from allelse.claims import Claim, check_claims
 from allelse.design import Design, arm_text, is_absent, level_key
 from allelse.errors import StudyError
+from allelse.records import ACCURACIES, METRICS
 from allelse.stats.contrasts import Contrast, Levels, contrasts
 from allelse.stats.effects import Floats, correlation, one_sided, sign_flip, sign_patterns, spread, t_interval
 from allelse.stats.rulings import Part, Ruling, Verdict
 from allelse.stats.runs import Runs
 from allelse.stats.sentences import failed_runs, undecided_because, verdict_sentence
+
+ROUNDING = 1e-12
+"""of the size of its terms: a sum as small as this is 0"""
 
 
 @dataclass(frozen=True)
@@ -132,14 +137,15 @@ def _levels_in(table: pd.DataFrame, claims: Sequence[Claim]) -> Levels:
 
 def _evidence(claim: Claim, runs: Runs, levels: Levels, alpha: float, patterns_from_n: _Patterns) -> _Evidence:
     needed = contrasts(claim, levels)
+    runs.check_metric(claim.metric, [arm for contrast in needed for arm, _ in contrast.weights])
     parts, sign_flips = [], []
     trouble_from_arm: dict[str, Mapping[str, int]] = {}
     seeds_from_arm: dict[str, int] = {}
     for contrast in needed:
-        values, equal, pairing, trouble = _values(contrast, claim.metric, runs)
+        values, equal, identical, pairing, trouble = _values(contrast, claim.metric, runs)
         trouble_from_arm |= {arm: problems for arm, (problems, _) in trouble.items()}
         seeds_from_arm |= {arm: seeds for arm, (_, seeds) in trouble.items()}
-        part, flips = _part(contrast, values, equal, pairing, alpha, patterns_from_n[len(values)])
+        part, flips = _part(contrast, values, equal, identical, pairing, alpha, patterns_from_n[len(values)])
         parts.append(part)
         sign_flips.append(flips)
     if trouble_from_arm:
@@ -158,38 +164,58 @@ def _all_hold(p: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 def _values(
     contrast: Contrast, metric: str, runs: Runs
-) -> tuple[Floats, bool, float | None, dict[str, tuple[Mapping[str, int], int]]]:
-    """One value a complete seed; whether the arms are equal; the correlation; by arm what is wrong, and of how many seeds."""
+) -> tuple[Floats, bool, bool, float | None, dict[str, tuple[Mapping[str, int], int]]]:
+    """One value a complete seed; whether the arms are equal; whether they are one network; the correlation; by arm what is
+    wrong, and of how many seeds."""
     trouble: dict[str, tuple[Mapping[str, int], int]] = {}
     columns = []
+    seeds = min((runs.seeds_of(arm) for arm, _ in contrast.weights), key=len)  # an arm's others are not compared here
     for arm, _ in contrast.weights:
-        column, problems = runs.values(arm, metric)
+        column, problems = runs.values(arm, metric, seeds)
         columns.append(column)
         if problems:
             name = arm_text({factor: arm[factor] for factor in runs.varied if factor in arm} or arm)
-            trouble[name] = problems, len(runs.seeds_of(arm))
+            trouble[name] = problems, len(seeds)
     y = np.array(columns)
-    y = y[:, np.isfinite(y).all(axis=0)]
-    total, plus, minus = np.zeros(y.shape[1]), np.zeros(y.shape[1]), np.zeros(y.shape[1])
+    complete = np.asarray(np.isfinite(y).all(axis=0))
+    y = y[:, complete]
+    total, plus, minus, size = (np.zeros(y.shape[1]) for _ in range(4))
     for (_, weight), column in zip(contrast.weights, y, strict=True):
-        # Weights sum to 0, so any offset falls out; with this one, in this order, equal arms give exactly 0.
-        total = total + weight * (column - y[0])
+        offset = weight * (column - y[0])  # weights sum to 0, so that any offset falls out
+        total, size = total + offset, size + abs(offset)
         plus, minus = (plus + weight * column, minus) if weight > 0 else (plus, minus - weight * column)
-    equal = np.array_equal(y[::2], y[1::2]) if contrast.plus else bool((y == y[:1]).all())
-    return total, equal and y.shape[1] > 0, correlation(plus, minus), trouble
+    total[abs(total) <= ROUNDING * size] = 0.0
+    equal = y.shape[1] > 0 and (np.array_equal(y[::2], y[1::2]) if contrast.plus else bool((y == y[:1]).all()))
+    return total, equal, equal and _are_identical(contrast, runs, complete), correlation(plus, minus), trouble
+
+
+def _are_identical(contrast: Contrast, runs: Runs, complete: NDArray[np.bool_]) -> bool:
+    """Whether arms whose accuracies may be equal by chance have equal losses on every seed, and equal all else, too."""
+    metrics = [metric for metric in runs.metrics if metric in METRICS]
+    columns = [[runs.values(arm, metric)[0][complete] for arm, _ in contrast.weights] for metric in metrics]
+    return not set(metrics) <= set(ACCURACIES) and all(
+        np.array_equal(column, first, equal_nan=True) for first, *others in columns for column in others
+    )
 
 
 def _part(
-    contrast: Contrast, x: Floats, equal: bool, pairing: float | None, alpha: float, patterns: Floats | None
+    contrast: Contrast,
+    x: Floats,
+    equal: bool,
+    identical: bool,
+    pairing: float | None,
+    alpha: float,
+    patterns: Floats | None,
 ) -> tuple[Part, tuple[float, float] | None]:
     n = len(x)
     p_support = p_refute = low = high = flips = None
     if n >= 2:
         low, high = t_interval(x, interval_level(contrast, alpha))
         if contrast.test == "above":
-            p_support, p_refute = _above(*one_sided(contrast.sign * x, contrast.margin))
+            p_support, p_refute = _above(*one_sided(contrast.sign * x, contrast.margin, identical))
         else:
-            p_support, p_refute = _within(one_sided(x, contrast.margin), one_sided(x, -contrast.margin))
+            ends = [one_sided(x, margin, identical) for margin in (contrast.margin, -contrast.margin)]
+            p_support, p_refute = _within(*ends)
     if patterns is not None:
         if contrast.test == "above":
             flips = _above(*sign_flip(contrast.sign * x, patterns, contrast.margin))
@@ -232,8 +258,8 @@ def _ruling(evidence: _Evidence, p_adjusted: float, claims: int, alpha: float) -
         verdict = "supported" if evidence.p_support < evidence.p_refute else "refuted"
     if verdict == "refuted":
         shown = min(range(len(parts)), key=lambda each: parts[each].p_refute or 0.0)
-    else:
-        shown = max(range(len(parts)), key=lambda each: -1.0 if parts[each].p_support is None else parts[each].p_support or 0.0)
+    else:  # several may be wholly on the wrong side
+        shown = max(range(len(parts)), key=lambda each: (parts[each].p_support or 0.0, -(parts[each].p_refute or 0.0)))
     part, contrast = parts[shown], evidence.contrasts[shown]
     level = interval_level(contrast, alpha)
     reason = evidence.cannot
