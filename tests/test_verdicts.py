@@ -218,6 +218,16 @@ def test_under_no_difference_a_study_rarely_has_any_directional_verdict():
     assert wrong / studies <= 0.05 + 4 * (0.05 * 0.95 / studies) ** 0.5
 
 
+def test_the_best_of_losses_is_the_lowest():
+    table = study(5, batch=75).rename(columns={"accuracy": "test_loss"})
+    best = {**BEST, "metric": "test_loss"}
+    found = judge(best, table)
+    assert found.verdict == "supported"
+    assert "batch is" in found.sentence
+    assert "below" in found.sentence
+    assert judge({**best, "arm": norm("layer")}, table).verdict == "refuted"
+
+
 def test_two_names_of_one_network_support_nothing_but_equivalence():
     table = study(5, sd=0.0)
     table["test_loss"] = table["accuracy"] / 100

@@ -117,7 +117,7 @@ class Stable(_Claim):
 
 
 class Best(_Claim):
-    """One arm is higher than every other level of the factors that it names."""
+    """One arm is higher, of a loss lower, than every other level of the factors that it names."""
 
     kind: Literal["best"]
     arm: Arm

@@ -14,6 +14,7 @@ from typing import Literal
 
 from allelse.claims import Claim, Setting, Trend, settings
 from allelse.design import Arm, Design, Level, arm_text, is_number, level_text
+from allelse.records import METRICS
 
 Levels = Mapping[str, Sequence[Level]]
 """the levels of each factor, or the ``Design`` where not all of their combinations are arms"""
@@ -29,7 +30,7 @@ class Contrast:
     """``above``: sign · mean > margin; ``within``: |mean| ≤ margin"""
     margin: float
     sign: int
-    """+1, or −1 where the claim says down"""
+    """+1, or −1 where the claim says down, or best of losses"""
     span: float
     """slopes: from the first level to the last, in the unit that the slope is per; else 1"""
     plus: str
@@ -62,7 +63,8 @@ def contrasts(claim: Claim, levels_from_factor: Levels) -> list[Contrast]:
 
 
 def _contrasts_at(claim: Claim, setting: Setting) -> list[Contrast]:
-    sign = -1 if getattr(claim, "direction", "up") == "down" else 1
+    lower_is_better = claim.kind == "best" and METRICS.get(claim.metric, "").startswith("nats")
+    sign = -1 if getattr(claim, "direction", "up") == "down" or lower_is_better else 1
     at = arm_text(setting.at)
 
     def pair(plus: Arm, minus: Arm, a: Arm, b: Arm, test: Literal["above", "within"] = "above") -> Contrast:
