@@ -178,6 +178,13 @@ def test_results_show_each_arm_with_the_published_figure(finished):
     assert width("\n".join(lines)) <= 80
 
 
+def test_a_metric_that_is_no_percentage_has_three_significant_digits(finished):
+    listed = rows(allelse("results", finished[1], "--runs", "--format", "json"))
+    mean = sum(row["train_loss"] for row in listed[:2]) / 2
+    line = allelse("results", finished[1], "--metric", "train_loss").out.splitlines()[3]
+    assert line.split()[2] == f"{mean:.3g}"
+
+
 def test_json_of_runs_keeps_the_contract(finished):
     _, out, _ = finished
     ended = allelse("results", out, "--runs", "--format", "json")

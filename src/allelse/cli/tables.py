@@ -22,6 +22,7 @@ from allelse.design import Design, arm_key, is_absent, level_text, matches
 from allelse.errors import StoreError, StudyError, inert
 from allelse.recipe import Recipe
 from allelse.records import METRICS, Pack, canonical_json
+from allelse.stats.sentences import number
 from allelse.store import Store
 from allelse.study import Arm, Study
 
@@ -203,9 +204,9 @@ def show_results(store: Store, metric: str = "accuracy") -> None:
         table.add_row(
             *(level_text(row[factor]) for factor in factors),
             str(row["n"]),
-            _number(row["mean"]),
-            _number(row["sd"]),
-            f"{_number(row['low'])} … {_number(row['high'])}",
+            _number(row["mean"], metric),
+            _number(row["sd"], metric),
+            f"{_number(row['low'], metric)} … {_number(row['high'], metric)}",
             *([", ".join(published)] if references else []),
             *(str(row[trouble] or "") for trouble in troubles),
         )
@@ -218,8 +219,8 @@ def show_results(store: Store, metric: str = "accuracy") -> None:
             console.print(f"{run.status}: {_arm(run.arm)}, seed {run.seed}: {run.result.error}")
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None or value != value else f"{value:.2f}"
+def _number(value: float | None, metric: str = "accuracy") -> str:
+    return "–" if value is None or value != value else number(value, metric)
 
 
 def _arm(levels: Mapping[str, Any]) -> str:
