@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from engine_support import ACTIVATIONS, VARIANTS, model_of, network_of
@@ -95,3 +97,21 @@ def test_the_probe_finds_the_flat_places_of_every_activation(name):
         found = summarise(rows)
         assert found["saturated"] == pytest.approx(flat.double().mean().item(), rel=1e-6)
         assert found["dead"] == pytest.approx(flat.all(0).all(1).all(1).double().mean().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "expected"),
+    [
+        (0.1, 10.0, 2.0),
+        (math.inf, 1e30, -math.inf),
+        (1e30, math.inf, math.inf),
+        (math.inf, math.inf, math.nan),
+        (0.0, 0.0, 0.0),
+    ],
+)
+def test_gradients_that_overflow_cost_no_run_of_the_pack(first, last, expected):
+    rows = [
+        {"step": 0, "layer": f"blocks.{number}.conv", "gradient_norm": ratio, "gradient_ratio": ratio}
+        for number, ratio in enumerate((first, last))
+    ]
+    assert summarise(rows)["gradient_decades_start"] == pytest.approx(expected, nan_ok=True)

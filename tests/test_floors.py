@@ -47,7 +47,7 @@ SAME_FLOOR = {  # importing room: rooms of its own floor that it needs
     "plan": {"study"},
     "report": {"claims", "design", "stats", "store", "tuning"},
     "stats": {"claims", "design"},
-    "store": {"design"},
+    "store": {"design", "progress"},
     "tuning": {"design", "store"},
 }
 WITHOUT_TORCH = {

@@ -55,6 +55,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter, and a name that is no UTF-8, stop nothing
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    code: Any = 0
     try:
         code = app(standalone_mode=False)
         if sys.stdout:  # none where it was closed
@@ -68,7 +69,7 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output left, as `| head` does
         for stream in (1, 2):
             discard(stream)
-        sys.exit(0)
+        sys.exit(code)
     except OSError as error:
         if error.filename is None:  # nothing that a command opens: stdout, on a disk that is full
             discard(1)
@@ -239,10 +240,16 @@ def run(
     with Screen() as screen:
         machines = Machines(engine, workers, address, on_error=on_error)
         outcome = run_study(loaded, folder, device, screen, Computing(not no_pack, not no_graph), machines)
-    with store.read(folder) as opened:
-        tables.show_results(opened)
-        tables.show_verdicts(judge(opened))
-    print(f"\nreport: {write_report(folder)}")
+    unread = None
+    try:
+        with store.read(folder) as opened:
+            tables.show_results(opened)
+            tables.show_verdicts(judge(opened))
+        print(end="\n", flush=True)
+    except OSError as error:  # nobody reads this, or its disk is full: there is the report
+        unread = error
+        discard(1)
+    print(f"report: {write_report(folder)}")
     if failed := outcome.runs_by_status.get("failed", 0):
         pending = outcome.runs_by_status.get("pending", 0)
         stopped, goes_on = f", stopped there with {pending} pending", " and goes on"
@@ -252,6 +259,8 @@ def run(
             file=sys.stderr,
         )
         raise typer.Exit(1)
+    if unread:
+        raise unread
 
 
 @app.command()

@@ -106,4 +106,5 @@ class Screen:
             self.last_line = time.monotonic()
             spent = self.last_line - self.begun
             left = f", {left_text(self.seconds_left)}" if self.seconds_left is not None else ""
-            self.say(f"{self.done / self.total:4.0%} done, {duration(spent)} spent{left}")
+            share = f"{self.done / self.total:4.0%} done, " if self.total else ""  # none where nothing could be measured
+            self.say(f"{share}{duration(spent)} spent{left}")

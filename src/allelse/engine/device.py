@@ -39,7 +39,8 @@ def find_device(name: str = "auto") -> torch.device:
     kind, _, index = name.partition(":")
     if kind == "auto":
         return torch.device("cuda" if available["cuda"] else "cpu")
-    if kind not in available or (index and not index.isdigit()):
+    is_whole = index.isascii() and index.isdigit() and index == str(int(index))
+    if kind not in available or (index and not (is_whole and kind == "cuda")):
         raise DeviceError(f"--device {name}: unknown device; {did_you_mean(name, DEVICES)}")
     here = [kind for kind, there in available.items() if there]
     if not available[kind] or (kind == "cuda" and index and int(index) >= torch.cuda.device_count()):

@@ -156,7 +156,8 @@ def summarise(rows: Sequence[Row]) -> dict[str, float]:
         ]
         if gradients:
             floor = 1e-30
-            metrics[f"gradient_decades_{name}"] = math.log10(max(gradients[-1], floor) / max(gradients[0], floor))
+            ratio = max(gradients[-1], floor) / max(gradients[0], floor)  # 0 where the first has overflowed
+            metrics[f"gradient_decades_{name}"] = math.log10(ratio) if ratio else -math.inf
     for name in ("saturated", "dead", "mean_distance", "variance_distance", "batch_noise"):
         found = [row for row in rows if name in row]
         last = [row[name] for row in found if row["step"] == found[-1]["step"]]

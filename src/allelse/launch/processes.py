@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from allelse.errors import MachineError
 from allelse.launch.crew import Event, Failed, Finished, Hear, Lost, NoMemory, Task, carry_out_elsewhere, end_with
 from allelse.launch.local import Local, dataset_of
 
@@ -97,8 +98,11 @@ def _start(device: torch.device) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, str(device), os.getcwd()), name="allelse worker", daemon=True)
-    with _without_main(), _without_interrupts():
-        process.start()
+    try:
+        with _without_main(), _without_interrupts():
+            process.start()
+    except OSError as error:
+        raise MachineError(f"--workers: no more processes can be begun here: {error.strerror}; use fewer") from None
     theirs.close()  # so that its end is the end of the pipe
     return _Worker(process, ours, device)
 

@@ -63,6 +63,8 @@ def explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, sqlite3.Warning, OSError, OverflowError, UnicodeError) as error:
+        if "user-defined function raised" in str(error):  # ``seal`` has no way to fail: Ctrl-C or SIGTERM came while it ran
+            raise KeyboardInterrupt from None
         said = " ".join(str(visible(str(error))).split())[:300]
         raise StoreError(f"{folder}: cannot be used as an output folder: {said}; {_remedy(error)}") from None
 

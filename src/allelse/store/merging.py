@@ -19,6 +19,7 @@ from typing import Any
 
 from allelse.design import arm_text
 from allelse.errors import StoreError
+from allelse.progress import journal
 from allelse.records import RunResult, canonical_json, digest
 from allelse.store import schema
 from allelse.store.definitions import apart
@@ -125,6 +126,7 @@ def merge(out: str | Path, folders: Sequence[str | Path]) -> list[str]:
         with explained(out):
             os.replace(out / UNFINISHED, out / FILE)
             on_disk(out)
+        _remove(out / journal.FILE)  # it tells of what was left before
     statuses = [row[4] for row in comparison.rows.values()] if comparison else []
     counted = ", ".join(f"{statuses.count(status)} {status}" for status in RANK if status in statuses)
     runs = f"{_counted(len(statuses), 'run')} of {_counted(len(definition['seeds']), 'seed')}: {counted}"
@@ -228,19 +230,20 @@ def _united(parts: Sequence[_Part], definition: Mapping[str, Any], notes: list[s
                 notes.append(
                     f"{part.folder}: planned on {_words(part.plan[key])}, {first.folder} on {_words(first.plan[key])}{told}"
                 )
-    plan = {**first.plan, "packs": list(_packs(parts, final))}
+    plan = {**first.plan, "packs": list(_packs(parts, kept, final))}
     return _Part(first.folder, plan, {run: kept[run].runs[run] for run in rows}, rows)
 
 
-def _packs(parts: Sequence[_Part], final: set[str]) -> Iterator[dict[str, Any]]:
-    """Every run in one pack: as its first part planned it, but that a pack of which some are finished is cut, since a pack is
-    trained as a whole, and what is finished stays."""
+def _packs(parts: Sequence[_Part], kept: Mapping[str, _Part], final: set[str]) -> Iterator[dict[str, Any]]:
+    """Every run in one pack: one that is finished in that which it was trained in, another as its first part planned it. So a
+    pack of which some are finished is cut, since a pack is trained as a whole, and what is finished stays."""
     planned: set[str] = set()
     for part in parts:
         for pack in part.plan["packs"]:
-            left = [run for run in pack["runs"] if run not in planned]
+            finished = [run for run in pack["runs"] if run in final and kept[run] is part]
+            left = [run for run in pack["runs"] if run not in final and run not in planned]
             planned.update(left)
-            for runs in ([run for run in left if run in final], [run for run in left if run not in final]):
+            for runs in (finished, left):
                 if runs:
                     yield {**pack, "runs": runs, "seconds": pack["seconds"] * len(runs) / len(pack["runs"])}
 
@@ -286,7 +289,7 @@ def _differing(one: RunResult, other: RunResult) -> tuple[str, object, object] |
 def _reasons(run: str, first: _Part, second: _Part) -> Iterator[str]:
     """What rightly changes the last digits of a training, where the second part had another: device, versions, pack."""
     made = [part.runs[run].result.provenance for part in (first, second)]  # type: ignore[union-attr]
-    for name in ("device", "precision", "torch", "allelse", "threads"):
+    for name in ("device", "precision", "torch", "allelse", "commit", "threads"):
         old, new = (getattr(one, name, None) for one in made)
         if old != new:
             yield f"another {name} ({new}, not {old})"
