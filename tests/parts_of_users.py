@@ -26,6 +26,18 @@ class Drawn(nn.Module):
         return torch.tanh(x * slope) + self.frozen * x / (1 + self.largest)
 
 
+class StarReLU(nn.Module):
+    """Yu et al. 2022 (arXiv:2210.13452): scale · relu(x)² + bias, with numbers that are no vectors."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.8944))
+        self.bias = nn.Parameter(torch.tensor(-0.4472))
+
+    def forward(self, x):
+        return self.scale * torch.relu(x) ** 2 + self.bias
+
+
 class Softmax(nn.Module):
     def forward(self, x):
         return x.softmax(1) * x.shape[1]

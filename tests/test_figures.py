@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from math import isnan
 
 import matplotlib as mpl
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from report_support import CLAIMS, LAYERS, definition, result, write_store
 from scipy import stats
 
 from allelse import store
-from allelse.report import compute_figures, gather, write_figures
+from allelse.report import compute_figures, drawing, gather, write_figures
 from allelse.report.accuracy import accuracy, three_ways
 from allelse.report.curves import learning_curves
 from allelse.report.differences import differences
@@ -264,6 +266,34 @@ def test_every_caption_states_n_the_hardware_and_the_precision(tmp_path):
 
 
 # ── files ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_is_not_drawn_is_told(tmp_path):
+    described = definition(factors={"model.activation": [f"part{number}" for number in range(9)]}, claims=[])
+    found = findings_of(tmp_path, described)
+    for figure in (learning_curves(found), gradients(found)):
+        assert figure.words.caption.endswith(" 2 more series are in the table of arms only.")
+    rows = definition(factors={"order": [f"o{number}" for number in range(26)]}, claims=[])
+    assert "2 more arms are in the table of arms only." in three_ways(findings_of(tmp_path / "rows", rows)).words.caption
+
+
+def test_a_logarithmic_axis_has_numbers_also_within_a_decade(tmp_path):
+    def within(spec, accuracy):
+        made = result(spec, accuracy)
+        return replace(made, probes=[{**row, "gradient_norm": row["gradient_norm"] / 4 + 1.2} for row in made.probes])
+
+    canvas = drawing.draw(gradients(findings_of(tmp_path, None, within)))
+    FigureCanvasAgg(canvas).draw()
+    low, high = canvas.axes[0].get_ylim()
+    numbers = [float(label.get_text()) for label in canvas.axes[0].get_yticklabels()]
+    assert 1 < low < high < 2
+    assert sum(low <= number <= high for number in numbers) >= 2
+
+
+def test_the_labels_of_two_parts_of_one_module_are_told_apart():
+    one, other = (drawing._short(f"python:mypackage.activations:{name}") for name in ("Serf", "Swish"))
+    assert one != other
+    assert max(len(one), len(other)) <= 26
 
 
 def test_figures_become_png_and_svg_files_that_open(tmp_path):

@@ -292,7 +292,12 @@ def test_the_command_line_from_two_machines_to_one_report(tmp_path, monkeypatch)
     assert allelse(*run, "--out", tmp_path / "one", "--seeds", 3).code == 0
     united, alone = (allelse("results", tmp_path / name, "--runs", "--format", "json").raw for name in ("u", "one"))
     assert united == alone
-    assert "seeds: 3 from 0 → 9 from 0" in mistake(*run, "--out", tmp_path / "u", "--seeds", 9)
+    told = mistake(*run, "--out", tmp_path / "u", "--seeds", 5)
+    assert "holds 3 seeds of this study, from 0, and results stay; train the others with --seeds 2 --first-seed 3 --out" in told
+    assert allelse(*run, "--seeds", 2, "--first-seed", 3, "--out", tmp_path / "more").code == 0
+    assert allelse("merge", tmp_path / "u", tmp_path / "more").code == 0
+    assert allelse(*run, "--out", tmp_path / "u", "--seeds", 5).code == 0
+    assert statuses(tmp_path / "u") == ["done"] * 10
 
 
 def test_the_first_seed_moves_all_seeds_and_says_what_is_allowed(tmp_path):

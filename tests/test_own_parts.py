@@ -166,7 +166,7 @@ def test_a_disturbed_replica_changes_itself_and_no_other():
 
 
 @pytest.mark.parametrize("optimizer", [LION, f"{USERS}NormalisedSGD"])
-@pytest.mark.parametrize("activation", [SWISH, SERF, f"{USERS}Drawn"])
+@pytest.mark.parametrize("activation", [SWISH, SERF, f"{USERS}Drawn", f"{USERS}StarReLU"])
 def test_branches_train_as_the_pack_does(activation, optimizer):
     model = {"activation": activation, "norm": MEAN_ONLY, "bias": False}
     pack, dataset = pack_of(tiny_recipe(optimizer={"name": optimizer, "lr": 0.01}, model=model)), toy_dataset()

@@ -129,6 +129,11 @@ def test_the_example_runs_and_looking_at_its_store_imports_no_ones_code(tmp_path
     study.load(file)
 
 
+def test_a_part_with_a_number_that_is_learned_trains(tmp_path):
+    run(write_study(tmp_path, with_activation(f'"{USERS}StarReLU"')), tmp_path / "out")
+    assert set(statuses(tmp_path / "out")) == {"done"}
+
+
 def test_plan_lists_the_parts_with_their_files(tmp_path):
     write_study(tmp_path, OWN)
     shown = allelse("plan", "study.toml").out

@@ -35,6 +35,11 @@ def path_of(text: str) -> Path:
     return Path(os.path.expanduser(text))
 
 
+def where_from(path: Path) -> str:
+    """Where a path that a user wrote starts, for a message that nothing is there."""
+    return "" if path.is_absolute() else f"; a relative path starts here, in {Path.cwd()}"
+
+
 def exists(path: Path) -> bool:
     """Whether there is something at ``path``; a name that no file can have is a file that is not there."""
     try:

@@ -80,7 +80,7 @@ def list_images(path: Path) -> tuple[tuple[str, ...], dict[str, list[tuple[Path,
 
 def _list_images(path: Path) -> tuple[tuple[str, ...], dict[str, list[tuple[Path, int]]]]:
     if not cache.exists(path) or not path.is_dir():
-        raise DataError(f"there is no folder {path}; {_LAYOUT}")
+        raise DataError(f"there is no folder {path}; {_LAYOUT}{cache.where_from(path)}")
     for split in ("train", "test"):
         if not (path / split).is_dir():
             raise DataError(f"{path} has no folder {split!r}; {_LAYOUT}")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from allelse.data.arrays import Missing, read_arrays
-from allelse.data.cache import exists
+from allelse.data.cache import exists, where_from
 from allelse.data.dataset import Dataset, assemble
 from allelse.errors import DataError
 
@@ -34,7 +34,7 @@ def read_npz(path: Path) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarra
         DataError: no such file, no .npz, missing keys, pickled objects, another dtype or shape, lengths that do not match.
     """
     if not exists(path) or not path.is_file():
-        raise DataError(f"there is no file {path}; allowed: an .npz with {', '.join(KEYS)}")
+        raise DataError(f"there is no file {path}; allowed: an .npz with {', '.join(KEYS)}{where_from(path)}")
     try:
         array_from_key = read_arrays(path, KEYS)
     except Missing as found:

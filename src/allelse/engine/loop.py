@@ -280,7 +280,7 @@ class Training:
 
     def _weights_are_finite(self) -> np.ndarray:
         """For each replica. The loss cannot tell after the last step: it was computed before it."""
-        finite = [torch.isfinite(parameter.detach()).flatten(1).all(1) for parameter in self.network.parameters()]
+        finite = [torch.isfinite(one.detach()).reshape(len(one), -1).all(1) for one in self.network.parameters()]
         return torch.stack(finite).all(0).cpu().numpy()
 
     def draw(self, epoch: int) -> list[Draws]:

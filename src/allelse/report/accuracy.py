@@ -11,14 +11,13 @@ import numpy as np
 from allelse import stats
 from allelse.design import matches, ordered
 from allelse.report.findings import Findings, finite, seeds_text
-from allelse.report.layout import MOST_PANELS, MOST_SERIES, Layout, combinations_of, few, layout_of, whole_arm
+from allelse.report.layout import MOST_PANELS, MOST_SERIES, Layout, and_more, combinations_of, few, layout_of, whole_arm
 from allelse.report.shapes import Chart, Figure, Line, Mark, Panel, Row, Rows, Words
 
 WAYS = (("accuracy_running", "running"), ("accuracy_recalibrated", "recalibrated"), ("accuracy_batch", "batch statistics"))
 """The three evaluations of a normalisation, by metric."""
 
 MOST_ROWS = 24
-BARS = "bars are 95 % t intervals of the mean over seeds, small marks are single seeds"
 
 
 def accuracy(findings: Findings) -> Figure | None:
@@ -26,7 +25,8 @@ def accuracy(findings: Findings) -> Figure | None:
     if not findings.has("accuracy"):
         return None
     layout = layout_of(findings)
-    published = ("; hollow squares are published figures" if findings.references else "") + _cut(findings, ["accuracy"])
+    published = "; hollow squares are published figures" if findings.references else ""
+    bars = _bars(findings, ["accuracy"])
     alt = _by_arm(findings)
     if layout.x is None:
         rows, left_out = _rows(findings)
@@ -34,7 +34,7 @@ def accuracy(findings: Findings) -> Figure | None:
             "accuracy",
             "Test accuracy by arm",
             f"Test accuracy after the last epoch{_statistics(findings)}. "
-            f"Diamonds are means, {BARS}{published}. {_n(findings)}; {findings.made_with}.{left_out}",
+            f"Diamonds are means, {bars}{published}. {_n(findings)}; {findings.made_with}.{left_out}",
             alt,
         )
         return Rows(words, rows, "test accuracy (%)")
@@ -43,7 +43,7 @@ def accuracy(findings: Findings) -> Figure | None:
         "accuracy",
         f"Test accuracy along {findings.short[layout.x].replace('_', ' ')}",
         f"Test accuracy after the last epoch{_statistics(findings)}. "
-        f"Lines join means, {BARS}{published}. {_n(findings)}; {findings.made_with}.{left_out}",
+        f"Lines join means, {bars}{published}. {_n(findings)}; {findings.made_with}.{left_out}",
         alt,
     )
     return _chart(findings, words, layout, layout.x, panels)
@@ -59,11 +59,11 @@ def three_ways(findings: Findings) -> Figure | None:
         return None
     layout = layout_of(findings)
     same = len(findings.arms) - len(concerned)
-    cut = _cut(findings, [metric for metric, _ in ways])
+    bars = _bars(findings, [metric for metric, _ in ways])
     note = f" Left out: {same} arm{'s' if same > 1 else ''} where all give the same answer." if same else ""
     caption = (
         f"Test accuracy of the same trained networks, normalised with running statistics, with statistics recalibrated over "
-        f"the training split, and with those of each test batch; {BARS}{cut}. {_n(findings)}; {findings.made_with}.{note}"
+        f"the training split, and with those of each test batch; {bars}. {_n(findings)}; {findings.made_with}.{note}"
         f"{_unlike_batches(findings)}"
     )
     gaps = [(_mean(findings, arm, ways[1][0]) - _mean(findings, arm, ways[0][0]), arm) for arm in concerned]
@@ -78,7 +78,7 @@ def three_ways(findings: Findings) -> Figure | None:
             )
             for arm in concerned[:MOST_ROWS]
         )
-        return Rows(words, rows, "test accuracy (%)")
+        return Rows(_with_left_out(words, len(concerned) - len(rows), "arms"), rows, "test accuracy (%)")
     panels = []
     for outer in combinations_of(findings, (*layout.series, *layout.panels)):
         levels = [
@@ -141,7 +141,7 @@ def _along_panels(findings: Findings, layout: Layout, x: str) -> tuple[tuple[Pan
         )
         for fixed in chosen
     )
-    left_out = _left_out(len(outer) - len(chosen), "panels") + _left_out(max(0, len(series) - MOST_SERIES), "series")
+    left_out = and_more(len(outer) - len(chosen), "panels") + and_more(max(0, len(series) - MOST_SERIES), "series")
     return panels, left_out
 
 
@@ -183,7 +183,7 @@ def _rows(findings: Findings) -> tuple[tuple[Row, ...], str]:
     for arm in findings.arms[:MOST_ROWS]:
         published = tuple(float(each["accuracy"]) for each in findings.references if matches(each["arm"], arm))
         rows.append(Row(findings.arm_name(arm), (_mark("accuracy", 0, findings.values(arm), published),)))
-    return tuple(rows), _left_out(len(findings.arms) - len(rows), "arms")
+    return tuple(rows), and_more(len(findings.arms) - len(rows), "arms")
 
 
 def _mark(label: str, style: int, values: Any, references: tuple[float, ...] = ()) -> Mark:
@@ -225,19 +225,16 @@ def _points(value: float) -> str:
     return f"{value:+.2f} points".replace("-", "−")
 
 
-def _cut(findings: Findings, metrics: Sequence[str]) -> str:
-    """Whether an interval leaves the axis: that of a mean near 100 % with few seeds does."""
+def _bars(findings: Findings, metrics: Sequence[str]) -> str:
+    """What bars and small marks are; an interval leaves the axis where few seeds have a mean near 100 %."""
     ends = [stats.t_interval(finite(findings.values(arm, metric))) for metric in metrics for arm in findings.arms]
-    return ", cut off at the ends of the axis" if any(low < 0 or high > 100 for low, high in ends) else ""
+    cut = ", cut off at the ends of the axis" if any(low < 0 or high > 100 for low, high in ends) else ""
+    return f"bars are 95 % t intervals of the mean over seeds{cut}, small marks are single seeds"
 
 
 def _n(findings: Findings) -> str:
     return f"{seeds_text([len(finite(findings.values(arm))) for arm in findings.arms])} an arm"
 
 
-def _left_out(count: int, what: str) -> str:
-    return f" {count} more {what} are in the table of arms only." if count > 0 else ""
-
-
 def _with_left_out(words: Words, count: int, what: str) -> Words:
-    return Words(words.name, words.title, words.caption + _left_out(count, what), words.alt)
+    return Words(words.name, words.title, words.caption + and_more(count, what), words.alt)

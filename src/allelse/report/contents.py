@@ -122,7 +122,9 @@ def contents(findings: Findings) -> Contents:
         probe_legend=tuple(probe_legend(findings)),
         mechanism_figures=tuple(figure for figure in figures if figure.words.name in MECHANISM),
         same=tuple(_same(findings)),
-        shared=Table("shared", "Recipe keys that are the same in all arms", ("key", "value"), shared) if shared else None,
+        shared=Table("shared", "Recipe keys that are the same in all arms; others: at the default", ("key", "value"), shared)
+        if shared
+        else None,
         differed=difference_table(findings),
         command=command,
         command_notes=tuple(command_notes),

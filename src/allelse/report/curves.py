@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from allelse.report.findings import Findings, seeds_text
-from allelse.report.layout import MOST_SERIES, combinations_of, layout_of, panels_of, whole_arm
+from allelse.report.layout import MOST_SERIES, and_more, combinations_of, layout_of, panels_of, whole_arm
 from allelse.report.shapes import Chart, Line, Panel, Words
 from allelse.stats.effects import Floats
 
@@ -17,7 +17,8 @@ def learning_curves(findings: Findings) -> Chart | None:
     """Series as in the other figures; of many panels the first, the last and some between."""
     layout = layout_of(findings)
     chosen, panels = panels_of(findings, layout)
-    series = list(combinations_of(findings, layout.series))[:MOST_SERIES]
+    all_series = list(combinations_of(findings, layout.series))
+    series = all_series[:MOST_SERIES]
     drawn, counts = [], []
     for fixed in chosen:
         lines = []
@@ -39,6 +40,7 @@ def learning_curves(findings: Findings) -> Chart | None:
         "Accuracy after each epoch: strong lines are means on the test split, dotted lines means on the training split (as "
         f"measured while training), thin lines single seeds. {seeds_text(counts)} an arm; {findings.made_with}."
         + (f" Drawn are {len(drawn)} of {panels} panels, the ends among them." if len(drawn) < panels else "")
+        + and_more(len(all_series) - len(series), "series")
     )
     ends = "; ".join(
         f"{panel.title + ', ' if panel.title else ''}{line.label}: {line.mean[-1]:.2f} %"

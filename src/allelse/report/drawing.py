@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from itertools import pairwise
-from math import isfinite, log10
+from math import ceil, floor, isfinite, log10
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -92,7 +92,12 @@ def _draw_chart(canvas: Canvas, chart: Chart) -> None:
     if chart.whole_ticks:
         panels[0].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if chart.y_scale == "log":
-        panels[0].yaxis.set_major_formatter(FuncFormatter(_power_of_ten))
+        low, high = map(log10, panels[0].get_ylim())
+        if floor(high) - ceil(low) < 1:  # fewer than two powers of ten to read it by
+            panels[0].yaxis.set_major_locator(MaxNLocator(5))
+            panels[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+        else:
+            panels[0].yaxis.set_major_formatter(FuncFormatter(_power_of_ten))
         panels[0].yaxis.set_minor_formatter(NullFormatter())
     panels[-1].set_xlabel(drawable(chart.x_label))
 
@@ -226,6 +231,11 @@ def _draw_mark(axes: Axes, mark: Mark, y: float) -> None:
 # ── legends ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def _short(label: str, most: int = 26) -> str:
+    """Cut in the middle: labels of parts of one module, or of one optimiser, differ at the end."""
+    return drawable(label if len(label) <= most else f"{label[: most // 2 - 1]}…{label[-most // 2 :]}")
+
+
 def _legend(figure: Figure) -> list[Line2D]:
     """One entry a series, once; none where there is nothing to tell apart."""
     if isinstance(figure, Rows):
@@ -240,7 +250,7 @@ def _legend(figure: Figure) -> list[Line2D]:
         marker = "D" if isinstance(figure, Rows) and style == 0 else _marker(style)
         line: object = (0, dashes) if dashes else "-"
         entries.append(
-            Line2D([], [], color=_colour(style), marker=marker, markersize=5, linestyle=line, label=drawable(label, 26))  # type: ignore[arg-type]
+            Line2D([], [], color=_colour(style), marker=marker, markersize=5, linestyle=line, label=_short(label))  # type: ignore[arg-type]
         )
     if references:
         hollow = {"marker": "s", "markersize": 8, "markerfacecolor": "none", "linestyle": "none", "color": INK}

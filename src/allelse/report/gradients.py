@@ -9,7 +9,7 @@ import numpy as np
 
 from allelse.records import RunResult
 from allelse.report.findings import Findings, seeds_text
-from allelse.report.layout import MOST_SERIES, combinations_of, layout_of, panels_of, whole_arm
+from allelse.report.layout import MOST_SERIES, and_more, combinations_of, layout_of, panels_of, whole_arm
 from allelse.report.shapes import Chart, Line, Panel, Words
 from allelse.stats.effects import Floats
 
@@ -18,7 +18,8 @@ def gradients(findings: Findings) -> Chart | None:
     """Layers run from the input to the output; None where no run was probed."""
     layout = layout_of(findings)
     chosen, panels = panels_of(findings, layout)
-    series = list(combinations_of(findings, layout.series))[:MOST_SERIES]
+    all_series = list(combinations_of(findings, layout.series))
+    series = all_series[:MOST_SERIES]
     drawn, counts = [], []
     measured = [
         (fixed, style, one, _by_layer(findings.results(arm)))
@@ -47,6 +48,7 @@ def gradients(findings: Findings) -> Chart | None:
         f"last probed step, dotted lines at the first step, geometric means over seeds; small marks are single seeds. "
         f"{seeds_text(counts)} an arm; {findings.made_with}."
         + (f" Drawn are {len(drawn)} of {panels} panels, the ends among them." if len(drawn) < panels else "")
+        + and_more(len(all_series) - len(series), "series")
     )
     ratios = "; ".join(
         f"{panel.title + ', ' if panel.title else ''}{line.label}: {line.mean[0] / line.mean[-1]:.2g}"

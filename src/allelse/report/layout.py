@@ -75,6 +75,11 @@ def few(levels: Sequence[Any], most: int = 3) -> list[Any]:
     return [levels[round(place * (len(levels) - 1) / (most - 1))] for place in range(most)]
 
 
+def and_more(count: int, what: str) -> str:
+    """What a caption says of so many that are not drawn."""
+    return f" {count} more {what} are in the table of arms only." if count > 0 else ""
+
+
 def panels_of(findings: Findings, layout: Layout) -> tuple[list[dict[str, Any]], int]:
     """The levels of each panel to draw where every arm is a curve of its own, and how many panels there would be.
 

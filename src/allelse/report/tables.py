@@ -149,7 +149,8 @@ def probe_legend(findings: Findings) -> list[tuple[str, str]]:
 def difference_table(findings: Findings) -> Table | None:
     """The recipe keys in which arms differ."""
     rows = tuple((key, ", ".join(values)) for key, values in differing_keys(findings).items())
-    return Table("differed", "Recipe keys that differ between arms", ("key", "values"), rows) if rows else None
+    caption = f"Recipe keys that differ between arms ({NONE}: at the default, or there is no such key)"
+    return Table("differed", caption, ("key", "values"), rows) if rows else None
 
 
 def machine_table(findings: Findings) -> Table | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from allelse.errors import AllelseError, StoreError
 from allelse.store import schema
-from allelse.store.definitions import differences, fits
+from allelse.store.definitions import differences, fits, same_but_for_seeds
 from allelse.store.faults import explained, on_disk
 from allelse.store.forms import visible
 from allelse.store.holder import HOLDER, LOCK, held
@@ -78,6 +78,13 @@ def write(folder: str | Path, definition: Mapping[str, Any]) -> Iterator[Store]:
                 store.put("definition", json.dumps(given))
         stored = store.definition
         if not fits(stored, visible(given), united=bool(store.parts)):
+            more = [seed for seed in given["seeds"] if seed not in stored["seeds"]]
+            if more and same_but_for_seeds(stored, visible(given)):
+                raise StoreError(
+                    f"{folder}: holds {len(stored['seeds'])} seeds of this study, from {stored['seeds'][0]}, and results stay; "
+                    f"train the others with --seeds {len(more)} --first-seed {more[0]} --out OTHER, "
+                    f"and unite them: 'allelse merge {folder} OTHER'"
+                )
             raise StoreError(
                 f"{folder}: holds results of another study or of this one before a change, and results never mix: "
                 f"{differences(stored, visible(given))}. Take the change back, or give a new folder with --out"
