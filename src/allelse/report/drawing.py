@@ -12,7 +12,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure as Canvas
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from allelse.report.shapes import Chart, Figure, Line, Mark, Rows
 from allelse.report.style import COLOURS, DASHES, INK, MARKERS, WIDTH, drawable
@@ -94,7 +94,7 @@ def _draw_chart(canvas: Canvas, chart: Chart) -> None:
     if chart.y_scale == "log":
         low, high = map(log10, panels[0].get_ylim())
         if floor(high) - ceil(low) < 1:  # fewer than two powers of ten to read it by
-            panels[0].yaxis.set_major_locator(MaxNLocator(5))
+            panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high - low > 0.7 else MaxNLocator(5))
             panels[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
         else:
             panels[0].yaxis.set_major_formatter(FuncFormatter(_power_of_ten))
