@@ -27,6 +27,10 @@ CUT_OFF = (
     f"its last write was cut off, and taking that back needs the right to write; {STAYS}; mend its rights, or copy the folder"
 )
 DAMAGED = "its study.sqlite is damaged; put back a copy of the folder, or run the study again into a new one with --out"
+STOPPED_OR_DAMAGED = (
+    f"stopped while it was read or written, or its study.sqlite is damaged; {STAYS}, and the same command goes on; "
+    "where that says so again, put back a copy of the folder"
+)
 
 REMEDY_FROM_ERRNO = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), FULL),
@@ -63,8 +67,8 @@ def explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, sqlite3.Warning, OSError, OverflowError, UnicodeError) as error:
-        if "user-defined function raised" in str(error):  # ``seal`` has no way to fail: Ctrl-C or SIGTERM came while it ran
-            raise KeyboardInterrupt from None
+        if "user-defined function raised" in str(error):  # a signal came while ``seal`` ran, or it was given what is no text
+            raise StoreError(f"{folder}: {STOPPED_OR_DAMAGED}") from None
         said = " ".join(str(visible(str(error))).split())[:300]
         raise StoreError(f"{folder}: cannot be used as an output folder: {said}; {_remedy(error)}") from None
 
