@@ -295,6 +295,8 @@ def test_the_command_line_from_two_machines_to_one_report(tmp_path, monkeypatch)
     told = mistake(*run, "--out", tmp_path / "u", "--seeds", 5)
     assert "holds 3 seeds of this study, from 0, and results stay; train the others with --seeds 2 --first-seed 3 --out" in told
     assert allelse(*run, "--seeds", 2, "--first-seed", 3, "--out", tmp_path / "more").code == 0
+    around = mistake(*run, "--out", tmp_path / "more", "--seeds", 9)  # 0 to 2 and 5 to 8 are missing
+    assert "seeds: 2 from 3 → 9 from 0" in around
     assert allelse("merge", tmp_path / "u", tmp_path / "more").code == 0
     assert statuses(tmp_path / "u") == ["done"] * 10
 

@@ -79,7 +79,8 @@ def write(folder: str | Path, definition: Mapping[str, Any]) -> Iterator[Store]:
         stored = store.definition
         if not fits(stored, visible(given), united=bool(store.parts)):
             more = [seed for seed in given["seeds"] if seed not in stored["seeds"]]
-            if more and same_but_for_seeds(stored, visible(given)):
+            in_a_row = bool(more) and more == list(range(more[0], more[0] + len(more)))  # what one command can ask for
+            if in_a_row and same_but_for_seeds(stored, visible(given)):
                 raise StoreError(
                     f"{folder}: holds {len(stored['seeds'])} seeds of this study, from {stored['seeds'][0]}, and results stay; "
                     f"train the others with --seeds {len(more)} --first-seed {more[0]} --out OTHER, "
