@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -184,11 +185,15 @@ BEHIND_PANDAS = {"pyarrow"}
 """is not imported here: pandas writes Parquet with it"""
 
 
+installed_packages = cache(packages_distributions)
+"""It reads the whole environment each time."""
+
+
 def projects_imported(file: Path) -> set[str]:
     """The names, as an index of packages has them, of the projects that a file imports from."""
     roots = {module.split(".")[0] for module in imported_modules(ast.parse(file.read_text()))}
     roots -= {*sys.stdlib_module_names, "__future__", "allelse"}
-    known = packages_distributions()
+    known = installed_packages()
     return {canonicalize_name(known[root][0] if root in known else root) for root in roots}
 
 

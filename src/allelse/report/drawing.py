@@ -35,9 +35,8 @@ def draw(figure: Figure, *, captioned: bool = False) -> Canvas:
     below = 0.16 * (foot.count("\n") + 1) + 0.08 if foot else 0.0
     inner = PANEL_HEIGHT * len(figure.panels) if isinstance(figure, Chart) else _rows_height(figure) + 0.62
     height = inner + above + below
-    canvas = Canvas(
-        figsize=(WIDTH, height), layout=ConstrainedLayoutEngine(rect=(0.0, below / height, 0.985, 1 - (above + below) / height))
-    )
+    layout = ConstrainedLayoutEngine(rect=(0.0, below / height, 0.985, 1 - (above + below) / height))
+    canvas = Canvas(figsize=(WIDTH, height), layout=layout)
     if isinstance(figure, Chart):
         _draw_chart(canvas, figure)
     else:
@@ -51,6 +50,8 @@ def draw(figure: Figure, *, captioned: bool = False) -> Canvas:
         canvas.legend(
             handles=legend, loc="upper left", bbox_to_anchor=(0.0, top), ncols=2, borderaxespad=0.1, columnspacing=1.2
         )
+    layout.execute(canvas)
+    canvas.set_layout_engine("none")  # each file would lay it out anew, after a drawing of its own
     return canvas
 
 

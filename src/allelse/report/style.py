@@ -42,7 +42,7 @@ RC: Any = {
     "axes.titlesize": 10.5,
     "axes.titleweight": "bold",
     "axes.unicode_minus": True,
-    "figure.dpi": 100,
+    "figure.dpi": DPI,
     "font.family": ["DejaVu Sans"],
     "font.size": 10,
     "grid.color": GRID,
@@ -50,7 +50,6 @@ RC: Any = {
     "legend.fontsize": 9.5,
     "legend.frameon": False,
     "path.simplify": True,
-    "savefig.dpi": DPI,
     "svg.fonttype": "path",
     "svg.hashsalt": "allelse",
     "text.color": INK,
@@ -88,26 +87,26 @@ def drawable(text: str, most: int = 60) -> str:
 
 
 def png(canvas: Canvas) -> bytes:
-    FigureCanvasAgg(canvas)
     buffer = io.BytesIO()
-    canvas.savefig(buffer, format="png", facecolor="white", metadata={"Software": None})
+    canvas.dpi = DPI
+    FigureCanvasAgg(canvas).print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()
 
 
 def svg(canvas: Canvas) -> str:
     """A whole SVG file."""
-    FigureCanvasSVG(canvas)
     buffer = io.StringIO()
-    canvas.savefig(buffer, format="svg", facecolor="white", metadata={"Date": None, "Creator": None})
+    canvas.dpi = DPI  # of what is stored as pixels
+    FigureCanvasSVG(canvas).print_svg(buffer, metadata={"Date": None, "Creator": None})
     return _without_comments(buffer.getvalue())
 
 
 def inline_svg(canvas: Canvas, name: str) -> str:
     """The ``<svg>`` element for a page: transparent, in the page's ink, its ids apart from those of other figures."""
-    FigureCanvasSVG(canvas)
-    buffer = io.StringIO()
-    canvas.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = _without_comments(buffer.getvalue())
+    canvas.set_facecolor("none")
+    for axes in canvas.axes:
+        axes.set_facecolor("none")
+    text = svg(canvas)
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
     used = set(re.findall(r"#([A-Za-z_][\w.\-]*)", text))
