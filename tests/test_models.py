@@ -126,3 +126,31 @@ def test_he_et_al_2016_figure_4_can_be_written_as_orders():
     networks = [network_of(model_of(block=order, residual=True, stem={"width": 4})) for order in orders.values()]
     assert all(torch.equal(networks[0].blocks[1].conv2.weight, network.blocks[1].conv2.weight) for network in networks)
     assert len({network(x).sum().item() for network in networks}) == 5
+
+
+OWN = "python:parts_of_users:Bottleneck"
+
+
+@pytest.mark.parametrize(("name", "values"), [("norm", ["batch", "layer"]), ("activation", ["relu", "gelu"])])
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"block": "conv-norm-act"},
+        {"block": "conv-act"},
+        {"block": "conv-norm"},
+        {"block": "conv", "stem": {"width": 4, "norm": True, "activation": True}},
+        {"block": "conv", "head": {"name": "gap", "norm": True, "activation": True}},
+        {"block": "conv", "head": {"name": "flatten", "hidden": [3]}},
+        {"block": OWN},
+        {"block": OWN, "stem": {"width": 4, "norm": True}},
+        {"block": OWN, "stem": {"width": 4, "activation": True}},
+        {"block": OWN, "head": {"name": "gap", "norm": True}},
+        {"block": OWN, "head": {"name": "gap", "activation": True}},
+        {"family": "mlp", "block": "linear-act"},
+        {"family": "mlp", "block": "linear-norm"},
+    ],
+)
+def test_what_a_model_calls_unread_changes_nothing_in_its_network(model, name, values):
+    models = [model_of(**model, **{name: value}) for value in values]
+    first, second = (repr(build_network(one, (6, 6, 3), 3, 1)) for one in models)
+    assert (first == second) is (name in models[0].unread())

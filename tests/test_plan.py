@@ -243,6 +243,25 @@ def test_what_differs_between_arms_is_told_key_by_key(load):
     assert differing_keys(load().arms[:1]) == {}
 
 
+RELU_OR_GELU = '"model.activation" = ["relu", "gelu"]\n'
+GAIN = '"model.init" = [{ name = "kaiming_normal", gain = "activation" }]\n"model.activation" = ["relu", "sigmoid"]\n'
+EQUAL = [
+    ('"model.block" = ["conv-act", "conv-norm-act"]\n"model.norm" = ["batch", "layer"]\n', [["conv-act", "conv-act"]]),
+    ('"model.block" = ["conv-norm"]\n' + RELU_OR_GELU, [["conv-norm", "conv-norm"]]),
+    ('"model.block" = ["conv-norm"]\n"model.head" = [{ hidden = [3] }]\n' + RELU_OR_GELU, []),
+    ('"model.block" = ["conv-norm"]\n' + GAIN, []),
+    ('"model.block" = ["conv-norm-act"]\n' + RELU_OR_GELU, []),
+    ('one = { a = { epochs = 2 }, b = { "optimizer.lr" = 0.01 } }\n', [["a", "b"]]),
+]
+"""factors, and the arms that are one network, by their first level"""
+
+
+@pytest.mark.parametrize(("factors", "equal"), EQUAL)
+def test_arms_of_one_network_are_found_by_what_no_part_of_it_reads(load, factors, equal):
+    arms = load(f"{PLAIN.split('[factors]')[0]}[factors]\n{factors}").arms
+    assert [[next(iter(arm.levels.values())) for arm in found] for found in plan.equal_networks(arms)] == equal
+
+
 def test_seeds_that_only_one_arm_has_are_packed_apart_so_that_pairs_are_packed_alike(load, digits):
     adjusted = '[[adjust]]\nwhere = { "model.activation" = "relu" }\nseeds = 7\n'
     loaded = load(changed("seeds    = 2", "seeds    = 4", f"{PLAIN}\n{adjusted}"))

@@ -359,6 +359,18 @@ def differing_keys(arms: Sequence[Arm]) -> dict[str, list[Any]]:
     }
 
 
+def equal_networks(arms: Sequence[Arm]) -> list[list[Arm]]:
+    """Arms of one and the same network: no more sets them apart than parts that it is built without."""
+    arms_from_network: dict[str, list[Arm]] = {}
+    for arm in arms:
+        model = arm.recipe.model
+        values = arm.recipe.model_dump(mode="json")
+        for name in () if isinstance(model, OwnModel) else model.unread():
+            del values["model"][name]
+        arms_from_network.setdefault(canonical_json(values), []).append(arm)
+    return [equal for equal in arms_from_network.values() if len(equal) > 1]
+
+
 def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping) and value:
         for key, inner in value.items():

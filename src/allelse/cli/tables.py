@@ -62,7 +62,7 @@ def _seeds(study: Study) -> str:
 
 
 def show_plan(study: Study, plan: Plan, tuning_plan: Plan | None, dataset_of: Callable[[Recipe], Dataset], device: str) -> None:
-    from allelse.plan import differing_keys, layers, parameters
+    from allelse.plan import differing_keys, equal_networks, layers, parameters
 
     console = make_console()
     console.print(f"{study.name}: {study.question}", style="bold")
@@ -103,6 +103,10 @@ def show_plan(study: Study, plan: Plan, tuning_plan: Plan | None, dataset_of: Ca
     for key, values in differing_keys(study.arms).items():
         if any(value is not None for value in values):  # else a key that some part leaves empty and another does not have
             show_item(console, f"{key}: {', '.join(dict.fromkeys(map(value_text, values)))}")
+    for equal in equal_networks(study.arms):
+        keys = dict.fromkeys(".".join(key.split(".")[:2]) for key in differing_keys(equal))
+        why = f"nothing there reads {' and '.join(keys)}" if keys else "their recipes are the same"
+        show_item(console, f"one network under {len(equal)} names, as {why}: {' = '.join(arm.name for arm in equal)}")
     if study.claims:
         _show_decidability(console, study)
     console.print("\nThe same in all arms of a seed, by construction")

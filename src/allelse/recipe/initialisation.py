@@ -33,6 +33,10 @@ class _Init(Part):
         """What the weights are multiplied by in a model with ``activation``; ``ValueError`` where that is not known."""
         return 1.0
 
+    def reads_activation(self) -> bool:
+        """Whether the model's activation changes what is drawn."""
+        return False
+
 
 class DefaultInit(_Init):
     """As torch's own layers: weights from U(−1/√fan_in, 1/√fan_in), whatever the activation."""
@@ -56,6 +60,9 @@ class _Scaled(_Init):
                 f"allowed: a number, or 'activation' with one of {known}"
             )
         return GAIN_FROM_ACTIVATION[activation.name]
+
+    def reads_activation(self) -> bool:
+        return bool(self.gain == "activation")
 
 
 class Kaiming(_Scaled):

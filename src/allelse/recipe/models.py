@@ -163,6 +163,11 @@ class _Blocks(Part):
         place = next((place for place, name in enumerate(names) if name in ("conv", "linear", OWN_BLOCK)))
         return names[:place], names[place + 1 :]
 
+    def unread(self) -> list[str]:
+        """Of ``norm`` and ``activation``, what the network is built without: no value of it changes anything."""
+        read = {"norm": "norm" in self._order(), "activation": "act" in self._order() or self.init.reads_activation()}
+        return [name for name, is_read in read.items() if not is_read]
+
     def _order(self) -> list[str]:
         return [OWN_BLOCK] if isinstance(self.block, OwnPart) else self.block.split("-")
 
@@ -206,6 +211,14 @@ class ConvNet(_Blocks):
         stem = [(1, self.stem.width)] if self.stem and (self.stem.norm or "norm" in before) else []
         head = [(self.depth, self.widths()[-1])] if self.head.norm else []
         return stem + super().normalised_widths() + head
+
+    def unread(self) -> list[str]:
+        around = [part for part in (self.stem, self.head) if part and isinstance(self.block, OwnPart)]
+        read = {
+            "norm": any(part.norm for part in around),
+            "activation": any(part.activation for part in around) or bool(self.head.hidden),
+        }
+        return [name for name in super().unread() if not read[name]]
 
     def kernels(self) -> tuple[int, ...]:
         """The kernel of each block in order."""
