@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 from torch import nn
 
 from allelse import blocks, recipe
+from allelse.blocks.weights import Conv2d
 
 NORM = TypeAdapter(recipe.Norm)
 
@@ -104,3 +105,55 @@ def test_on_a_gpu_a_norm_of_groups_meets_its_scale_in_one_type(shape, monkeypatc
     out = norm(torch.zeros(shape, dtype=torch.bfloat16).as_subclass(SaysItIsOnAGpu))
     assert (out.dtype, out.shape) == (torch.bfloat16, shape)
     assert met == {torch.float32}
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("by_patches", [False, True])
+@pytest.mark.parametrize("channels", [(1, 1, 1), (3, 16, 1), (5, 7, 1), (33, 17, 1), (40, 24, 1), (4, 4, 4), (16, 16, 16)])
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2)])
+def test_nan_of_one_replica_stays_in_its_own_channels(kernel, stride, channels, by_patches, precision):
+    """In every precision: oneDNN computes some grouped convolutions over the groups of several replicas at once."""
+    entering, leaving, groups = channels
+    layer = Conv2d(3, entering, leaving, kernel, True, stride, groups)
+    layer.by_patches = by_patches
+    generator = torch.Generator().manual_seed(1)
+    for parameter in layer.parameters():
+        parameter.data.normal_(generator=generator)
+    shape = (4, 3, entering, 8, 8)
+
+    def moved(spoilt: int | None) -> list[torch.Tensor]:
+        """What leaves each replica, and all its gradients."""
+        layer.zero_grad()
+        x = torch.randn(shape, generator=generator.manual_seed(2)).to(precision)
+        if spoilt is not None:
+            x[:, spoilt] = float("nan")
+        x = x.flatten(1, 2).contiguous(memory_format=torch.channels_last).requires_grad_()
+        out = layer(x)
+        gradient = torch.randn(out.shape, generator=generator.manual_seed(3)).to(precision).unflatten(1, (3, -1))
+        if spoilt is not None:
+            gradient[:, spoilt] = float("nan")
+        out.backward(gradient.flatten(1, 2))
+        per_image = [value.detach().unflatten(1, (3, -1)).transpose(0, 1) for value in (out, x.grad)]
+        return [*per_image, *(parameter.grad.clone() for parameter in layer.parameters())]
+
+    undisturbed = moved(None)
+    for spoilt in range(3):
+        for before, after in zip(undisturbed, moved(spoilt), strict=True):
+            others = [replica for replica in range(3) if replica != spoilt]
+            torch.testing.assert_close(after[others], before[others])
+            assert after[spoilt].isnan().any()
+
+
+@pytest.mark.parametrize(("kernel", "stride", "groups"), [(1, 1, 1), (1, 2, 1), (3, 2, 1), (3, 2, 4), (3, 1, 4)])
+def test_convolutions_in_bf16_are_those_of_torch_to_its_precision(kernel, stride, groups):
+    layer = Conv2d(2, 4, 8, kernel, True, stride, groups)
+    for parameter in layer.parameters():
+        parameter.data.normal_(generator=torch.Generator().manual_seed(1))
+    x = torch.randn(5, 8, 7, 7, generator=torch.Generator().manual_seed(2)).bfloat16()
+    out = layer(x)
+    assert out.dtype is torch.bfloat16
+    for replica in range(2):
+        plain = nn.Conv2d(4, 8, kernel, stride, kernel // 2, groups=groups)
+        plain.load_state_dict({"weight": layer.weight[replica], "bias": layer.bias[replica]})
+        expected = plain(x[:, 4 * replica : 4 * replica + 4].float())
+        torch.testing.assert_close(out[:, 8 * replica : 8 * replica + 8].float(), expected, rtol=0.02, atol=0.1)

@@ -111,6 +111,7 @@ class Conv2d(Weighted):
         self.groups = groups
         self.by_patches = False
         """compute by im2col and a batched product instead of a grouped convolution, where the stride is 1 and groups are too"""
+        self.is_pointwise = kernel == 1
         self.add_parameter("weight", shape, uniform(prod(shape[1:])))
         if bias:
             self.add_parameter("bias", (channels_out,), uniform(prod(shape[1:])))
@@ -122,12 +123,16 @@ class Conv2d(Weighted):
         return f"{height}×{width}, stride {self.stride}" + (f", {self.groups} groups" if self.groups > 1 else "")
 
     def forward(self, x_NRCHW: Tensor) -> Tensor:
-        if self.by_patches and self.stride == self.groups == 1:
+        # In bf16 the CPU's grouped convolutions with a 1 × 1 kernel or a stride carry NaN from one group into its neighbours.
+        carries_nan = x_NRCHW.dtype is torch.bfloat16 and x_NRCHW.device.type == "cpu"
+        if self.stride == self.groups == 1 and (self.by_patches or (carries_nan and self.is_pointwise)):
             out_NRDHW = conv2d_by_patches(x_NRCHW, self.used_weight().to(x_NRCHW.dtype))
             return out_NRDHW if self.bias is None else out_NRDHW + self.bias.to(x_NRCHW.dtype).view(-1, 1, 1)
-        weight = self.used_weight().flatten(0, 1).to(x_NRCHW.dtype)
-        bias = None if self.bias is None else self.bias.flatten().to(x_NRCHW.dtype)
-        return F.conv2d(x_NRCHW, weight, bias, self.stride, self.padding, groups=self.replicas * self.groups)
+        dtype = torch.float32 if carries_nan and self.stride > 1 else x_NRCHW.dtype
+        weight = self.used_weight().flatten(0, 1).to(dtype)
+        bias = None if self.bias is None else self.bias.flatten().to(dtype)
+        groups = self.replicas * self.groups
+        return F.conv2d(x_NRCHW.to(dtype), weight, bias, self.stride, self.padding, groups=groups).to(x_NRCHW.dtype)
 
 
 class SeparableConv2d(nn.Module):
