@@ -262,3 +262,109 @@ def test_a_study_that_is_not_there_is_told_with_the_ways_out(name, expected):
 def test_a_name_too_long_for_the_file_system_is_told_in_one_line():
     with pytest.raises(StudyError, match=r"^x+: cannot be read as a UTF-8 text file: .*too long"):
         study.load("x" * 300)
+
+
+# ── what tables of tables mean ──────────────────────────────────────────────────────────────────────────────────────
+
+OTHER_MODEL = changed("width = 4", 'width = 8\nstem = { width = 4, norm = true }\nhead = "flatten"', PLAIN).split("[factors]")[
+    0
+]
+KEPT = {"width": 8, "stem.norm": True}
+
+
+def model_of(arm) -> dict:
+    model = arm.recipe.model
+    return {"width": model.width, "stem.norm": model.stem.norm}
+
+
+@pytest.mark.parametrize(
+    ("written", "options"),
+    [
+        ("[factors.design]\na = { model.depth = 2 }\n", {}),
+        ("[factors.design]\na = { model = { depth = 2 } }\n", {}),
+        ('[factors.design]\na = { model.head.hidden = [3], "model.depth" = 2 }\n', {}),
+        ("[factors]\nepochs = [2]\n[[adjust]]\nwhere = { epochs = 2 }\nset = { model.depth = 2 }\n", {}),
+        ("[quick]\nmodel.depth = 2\n", {"quick": True}),
+        ("[quick.model]\ndepth = 2\n", {"quick": True}),
+        ("", {"changes": ["model={depth=2}"]}),
+    ],
+)
+def test_a_key_in_a_table_of_the_model_leaves_the_rest_of_the_model(load, written, options):
+    [arm] = load(OTHER_MODEL + written, **options).arms
+    assert arm.recipe.model.depth == 2
+    assert model_of(arm) == KEPT
+    assert arm.recipe.model.head.name == "flatten"
+    assert arm.recipe.model.head.hidden == ((3,) if "hidden" in written else ())
+
+
+def test_a_model_with_its_family_is_another_one(load):
+    [arm] = load(OTHER_MODEL + '[factors.design]\na = { model = { family = "mlp", depth = 2 } }\n').arms
+    assert (arm.recipe.model.family, arm.recipe.model.width) == ("mlp", 64)
+
+
+@pytest.mark.parametrize(
+    ("written", "options"),
+    [
+        ('[factors.how]\na = { "optimizer.lr" = 0.5, optimizer = "adamw" }\n', {}),
+        ('[factors]\nepochs = [2]\n[[adjust]]\nwhere = {}\nset = { "optimizer.lr" = 0.5, optimizer = "adamw" }\n', {}),
+        ('[quick]\n"optimizer.lr" = 0.5\noptimizer = "adamw"\n', {"quick": True}),
+    ],
+)
+def test_a_part_goes_before_the_keys_in_it_whatever_the_order(load, written, options):
+    [arm] = load(OTHER_MODEL + written, **options).arms
+    assert (arm.recipe.optimizer.name, arm.recipe.optimizer.lr) == ("adamw", 0.5)
+
+
+def test_a_change_that_would_undo_an_earlier_one_is_refused(load):
+    with pytest.raises(StudyError, match=r"^--set optimizer=adamw: would undo --set optimizer\.lr=0\.5; give it first$"):
+        load(changes=["optimizer.lr=0.5", "optimizer=adamw"])
+    [arm, _] = load(changes=["optimizer=adamw", "optimizer.lr=0.4", "optimizer.lr=0.5"]).arms
+    assert (arm.recipe.optimizer.name, arm.recipe.optimizer.lr) == ("adamw", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("named", "version", "expected"),
+    [
+        ('head = "flatten"', "[quick.model.head]\nhidden = [3]\n", ("model.head", "flatten")),
+        ('norm = "group"', "[quick.model.norm]\ngroups = 2\n", ("model.norm", "group")),
+        ('norm = "batch"', '[quick.model]\n"norm.momentum" = 0.3\n', ("model.norm", "batch")),
+        ("", '[quick.model]\n"norm.momentum" = 0.3\n', ("model.norm", "batch")),
+    ],
+)
+def test_a_version_changes_keys_of_a_part_that_is_named_alone_or_left_out(load, named, version, expected):
+    text = PLAIN.split("[factors]")[0].replace('norm  = "batch"', named)
+    [arm] = load(text + version, quick=True).arms
+    assert getattr(arm.recipe.model, expected[0].partition(".")[2]).name == expected[1]
+
+
+def test_a_condition_of_a_version_asks_of_earlier_factors_only(load):
+    text = with_factors('[factors]\n"model.activation" = ["relu", "gelu"]\n"model.depth" = [1, 2]\n')
+    for asked in ("model.depth", "model.activation"):
+        level = 1 if asked == "model.depth" else "relu"
+        late = f'[quick.factors."model.activation"]\nwhen = {{ "{asked}" = {level!r} }}\nlevels = ["relu", "gelu"]\n'
+        with pytest.raises(StudyError, match="stands after this factor, or is itself; put it before"):
+            load(text + late, quick=True)
+    depth = '[quick.factors."model.depth"]\nwhen = { "model.activation" = "relu" }\nlevels = [1, 2]\n'
+    assert len(load(text + depth, quick=True).arms) == 3
+
+
+def test_a_level_on_the_command_line_is_the_one_that_the_file_has(load):
+    text = with_factors('[factors]\n"model.depth" = [1, 2]\n')
+    for change in ("model.depth=1.0", "model.depth=[1.0]"):
+        [arm] = load(text, changes=[change]).arms
+        assert [type(level) for level in arm.levels.values()] == [int]
+    with pytest.raises(StudyError, match="true; allowed: a whole number"):
+        load(text, changes=["model.depth=true"])
+
+
+@pytest.mark.parametrize(
+    ("written", "remedy"),
+    [
+        ('[[exclude]]\nbatch_size = "20"\n', "'batch_size' has no level '20'; write it without quotes"),
+        ('[[references]]\nsource = "a"\naccuracy = 5\narm = { batch_size = "20" }\n', "write it without quotes"),
+        ("[quick]\nseeds = 20000\n", "quick.seeds: 20000; allowed: at most 10000"),
+    ],
+)
+def test_a_wrong_level_or_number_is_told_where_it_stands(load, written, remedy):
+    with pytest.raises(StudyError, match=remedy):
+        load(with_factors("[factors]\nbatch_size = [10, 20]\n") + written)

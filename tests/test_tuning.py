@@ -281,6 +281,23 @@ def test_nothing_measured_on_the_test_split_is_kept_of_a_tuning_run(finished):
     assert not any("test" in name for epoch in blinded(result).epochs for name in epoch)
 
 
+def test_nothing_is_kept_of_the_weights_beside_an_average_either(tmp_path):
+    text = changed("validation_per_class", 'averaging = { name = "ema", decay = 0.5 }\nvalidation_per_class', TUNED)
+    run(write_study(tmp_path, text), tmp_path / "out")
+    with store.read(tmp_path / "out") as opened:
+        kept = {name for one in opened.tuning_part.runs() for epoch in one.result.epochs for name in epoch}
+        whole = {name for one in opened.runs() for epoch in one.result.epochs for name in epoch}
+    assert {"accuracy_raw", "loss_raw"} <= whole
+    assert {name.partition("_")[0] for name in kept} == {"lr", "train", "validation"}
+
+
+@pytest.mark.parametrize("options", [{"changes": ['tune.per=["model.norm"]']}, {"quick": True}])
+def test_arms_share_a_choice_by_factors_that_there_are(load, options):
+    text = changed("[quick.tune]\n", '[quick.tune]\nper = ["model.norm"]\n', TUNED) if options.get("quick") else TUNED
+    with pytest.raises(StudyError, match=r"tune\.per: there is no factor 'model\.norm'; allowed: model\.activation"):
+        load(text, **options)
+
+
 def test_garbage_test_labels_leave_the_choice_as_it_is(tmp_path, monkeypatch):
     pack_all_seeds(monkeypatch)
     labels = np.arange(200) % 2

@@ -17,7 +17,7 @@ from typing import Annotated, Literal, Union
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from allelse.design import Design, arm_key, arm_text, is_number, level_key, level_text, ordered
+from allelse.design import Design, arm_key, arm_text, instead_of, is_number, level_key, level_text, ordered
 from allelse.errors import StudyError, did_you_mean
 from allelse.recipe import NonNegative, Part, Positive
 
@@ -225,12 +225,9 @@ def _check_names(claim: Claim, levels_from_factor: Mapping[str, Sequence[Level]]
         for factor, level in arm.items():
             allowed = levels_from_factor[factor]
             if level_key(level) not in map(level_key, allowed):
-                texts = [level_text(other) for other in allowed]
-                quotes = "without quotes" if isinstance(level, str) else "in quotes"
-                remedy = f"write it {quotes}" if level_text(level) in texts else did_you_mean(level_text(level), texts)
                 raise StudyError(
                     f"claim {claim.id!r}: {key} gives {factor!r} level {level_text(level)!r}, which the study does not have; "
-                    + remedy
+                    + instead_of(level, allowed)
                 )
 
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from itertools import product
 
+from allelse.errors import did_you_mean
+
 Level = str | int | float | bool
 Arm = Mapping[str, Level]
 Condition = Mapping[str, Level | Sequence[Level]]
@@ -141,6 +143,14 @@ def level_text(level: object) -> str:
         return ABSENT
     plain = level.item() if hasattr(level, "item") else level
     return str(plain).lower() if isinstance(plain, bool) else str(plain)
+
+
+def instead_of(level: object, allowed: Sequence[Level]) -> str:
+    """What to write for a level that is none of ``allowed``: the same without quotes, or in quotes, or one of them."""
+    texts = [level_text(other) for other in allowed]
+    if level_text(level) in texts:
+        return f"write it {'without quotes' if isinstance(level, str) else 'in quotes'}"
+    return did_you_mean(level_text(level), texts)
 
 
 def arm_text(arm: Mapping[str, object]) -> str:

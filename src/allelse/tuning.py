@@ -157,10 +157,13 @@ def _for(levels: Mapping[str, Level]) -> str:
     return f" for {arm_text(levels)}" if levels else ""
 
 
+BLIND = ("train_", "validation_")
+
+
 def blinded(result: RunResult) -> RunResult:
     """A tuning run's result without anything that was measured on the test split."""
     return replace(
         result,
-        metrics={name: value for name, value in result.metrics.items() if name.startswith(("train_", "validation_"))},
-        epochs=[{name: value for name, value in epoch.items() if not name.startswith("test_")} for epoch in result.epochs],
+        metrics={name: value for name, value in result.metrics.items() if name.startswith(BLIND)},
+        epochs=[{name: epoch[name] for name in epoch if name == "lr" or name.startswith(BLIND)} for epoch in result.epochs],
     )

@@ -245,7 +245,8 @@ class Store:
                             for key, value in run.result.timing.items()
                         }
                     )
-                    row.update(vars(run.result.provenance) if run.result.provenance else {})
+                    made = vars(run.result.provenance) if run.result.provenance else {}
+                    row.update({key: value for key, value in made.items() if key not in factors})
             rows.append(row)
         frame = pd.DataFrame(rows)
         for factor in factors:

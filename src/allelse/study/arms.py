@@ -12,7 +12,7 @@ from allelse.design import Level, level_text, matches
 from allelse.errors import DataError, PartError, RecipeError, StudyError
 from allelse.messages import Origin, Path, Place
 from allelse.recipe import Recipe
-from allelse.study.changes import covers, put
+from allelse.study.changes import covers, dotted, outer_first, put
 from allelse.study.factors import Factor
 from allelse.study.file import Adjust
 
@@ -90,7 +90,7 @@ class Builder:
         for stands, adjust in self.adjust:
             if matches(adjust.where, levels):
                 self._set(raw, adjust.set, stands, dict(by_factors))  # a later one may change what an earlier one sets
-                moved |= dict.fromkeys(adjust.set, stands)
+                moved |= dict.fromkeys(dotted(adjust.set), stands)
                 seeds = self.seeds if adjust.seeds is None else tuple(range(seeds[0], seeds[0] + adjust.seeds))
         origin = Origin(raw, self.changes, moved, self.put_in)
         with self.place.named(origin):
@@ -98,7 +98,8 @@ class Builder:
         return Arm(levels, recipe, seeds, self.place, origin), moved
 
     def _set(self, raw: dict[str, Any], values: Mapping[str, Any], stands: Path, moved: dict[str, Path]) -> None:
-        for key, value in values.items():
+        values = dotted(values)
+        for key, value in outer_first(values):
             for other, other_stands in moved.items():
                 if other_stands != stands and covers(key, other):
                     raise self.place.error(

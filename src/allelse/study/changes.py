@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import copy
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from allelse.errors import StudyError
 from allelse.messages import one_line
-from allelse.recipe import Recipe
+from allelse.recipe import NAMING, Recipe
 from allelse.study.values import DEEPEST, misfit
 
 DEFAULTS = Recipe(dataset="digits")
 """what a recipe that says nothing of a part has"""
 
 
-def put(recipe: dict[str, Any], key: str, value: Any) -> None:
+def put(recipe: dict[str, Any], key: str, value: Any, default: Any = DEFAULTS) -> None:
     """Set the dotted ``key``; a part given by its name alone becomes a table first, one that is left out its default's."""
     *parents, last = key.split(".")
     if len(parents) >= DEEPEST:
         raise StudyError(f"a key of {len(parents) + 1} parts; name an existing key of the recipe")
     node = recipe
-    default: Any = DEFAULTS
     for parent in parents:
         default = getattr(default, parent, None)
         child = node.get(parent, getattr(default, "name", {}))
@@ -35,15 +34,38 @@ def put(recipe: dict[str, Any], key: str, value: Any) -> None:
     node[last] = copy.deepcopy(value)
 
 
-def merge(recipe: dict[str, Any], changes: Mapping[str, Any]) -> None:
+def merge(recipe: dict[str, Any], changes: Mapping[str, Any], default: Any = DEFAULTS) -> None:
     """Put ``changes`` over ``recipe``, table by table; a table with a ``name`` is a part and replaces what was there."""
-    for key, value in changes.items():
+    for key, value in outer_first(changes):
+        there = recipe.get(key)
         if "." in key:
-            put(recipe, key, value)
-        elif isinstance(value, Mapping) and "name" not in value and isinstance(recipe.get(key), dict):
-            merge(recipe[key], value)
+            put(recipe, key, value, default)
+        elif isinstance(value, Mapping) and "name" not in value and isinstance(there, (dict, str)):
+            recipe[key] = {"name": there} if isinstance(there, str) else there
+            merge(recipe[key], value, getattr(default, key, None))
         else:
             recipe[key] = copy.deepcopy(value)
+
+
+def outer_first(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Keys with their values, a part before the keys that stand in it, whatever the order in which they were written."""
+    return sorted(values.items(), key=lambda item: item[0].count("."))
+
+
+def dotted(values: Mapping[str, Any]) -> dict[str, Any]:
+    """``{ model.depth = 2 }``, which TOML reads as a table in a table, as the key ``model.depth`` that it means."""
+    model = values.get("model")
+    if not isinstance(model, Mapping) or set(NAMING) & set(model):
+        return dict(values)
+    return {**{key: value for key, value in values.items() if key != "model"}, **dict(_unnamed(model, "model"))}
+
+
+def _unnamed(table: Mapping[str, Any], above: str) -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, Mapping) and value and not set(NAMING) & set(value):
+            yield from _unnamed(value, f"{above}.{key}")
+        else:
+            yield f"{above}.{key}", value
 
 
 def covers(moved: str, key: str) -> bool:

@@ -8,17 +8,20 @@ from dataclasses import dataclass, replace
 from math import inf, isfinite
 from typing import Any
 
-from allelse.design import Condition, Level, level_key, level_text, matches
+from allelse.design import Condition, Level, instead_of, level_key, level_text, matches
 from allelse.errors import StudyError, did_you_mean
 from allelse.messages import Place
 from allelse.recipe import NAMING
+from allelse.records import METRICS
 
 COLUMNS = (
     *("run", "arm", "seed", "status", "error", "accuracy", "purpose"),
     *("n", "mean", "sd", "low", "high", "diverged", "failed", "pending"),
+    *METRICS,
 )
 """what the tables call their own columns, so that no factor may have such a name"""
 
+LATE = "{!r} stands after this factor, or is itself; put it before"
 MOST_ARMS = 10_000
 """combinations of levels, the excluded ones too"""
 ALLOWED = "allowed: a list of levels, a table of named levels with the keys each one sets, or { when = …, levels = … }"
@@ -46,7 +49,7 @@ def read_factors(raw: Mapping[str, Any], place: Place, under: str = "factors") -
     for name, value in raw.items():
         path = (*under.split("."), name)
         if name in COLUMNS:
-            raise place.error(path, f"the tables have a column of this name; allowed: any but {', '.join(COLUMNS)}")
+            raise place.error(path, "the tables have a column of this name, or the metrics do; name it otherwise")
         when: Condition = {}
         if isinstance(value, Mapping) and {"when", "levels"} & set(value):
             when, value = _conditional(value, path, place)
@@ -103,10 +106,10 @@ def replaced_levels(change: str, name: str, value: Any, known: Factor) -> Factor
         set(moved) != {name} for moved in known.levels.values()
     ):  # named levels of several keys: nobody can make up a new one
         for label in given:
-            if label not in known.levels:
-                allowed = did_you_mean(label, [*map(str, known.levels)])
-                raise StudyError(f"--set {change}: {label!r} is no level of {name!r}; {allowed}")
-    return replace(known, levels={label: known.levels.get(label, moved) for label, moved in given.items()})
+            if level_key(label) not in map(level_key, known.levels):
+                raise StudyError(f"--set {change}: {label!r} is no level of {name!r}; {instead_of(label, list(known.levels))}")
+    known_from_key = {level_key(label): (label, moved) for label, moved in known.levels.items()}  # True is no 1
+    return replace(known, levels=dict(known_from_key.get(level_key(label), (label, moved)) for label, moved in given.items()))
 
 
 # ── conditions ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -118,14 +121,14 @@ def check_condition(
     """Refuse a condition on a factor or a level that is not among ``factors``; ``path`` is where it stands."""
     for name, levels in condition.items():
         if name not in factors:
-            raise place.error((*path, name), f"there is no factor {name!r} here; {did_you_mean(name, list(factors))}")
+            which = did_you_mean(name, list(factors)) if factors else "none stands before this"
+            raise place.error((*path, name), f"there is no factor {name!r} here; {which}")
         known = list(factors[name].levels)
         if levels == []:
             raise place.error((*path, name), f"[]; allowed: a level or a list of levels of {', '.join(map(level_text, known))}")
         for level in levels if isinstance(levels, list) else [levels]:
             if level_key(level) not in map(level_key, known):
-                allowed = did_you_mean(level_text(level), [*map(level_text, known)])
-                raise place.error((*path, name), f"{name!r} has no level {level_text(level)!r}; {allowed}")
+                raise place.error((*path, name), f"{name!r} has no level {level_text(level)!r}; {instead_of(level, known)}")
 
 
 def check_conditions(factors: Mapping[str, Factor], place: Place) -> None:
@@ -134,7 +137,7 @@ def check_conditions(factors: Mapping[str, Factor], place: Place) -> None:
     for name, factor in factors.items():
         later = [other for other in factor.when if other in factors and other not in before]
         if later:
-            raise place.error((*factor.stands, "when"), f"{later[0]!r} stands after this factor, or is itself; put it before")
+            raise place.error((*factor.stands, "when"), LATE.format(later[0]))
         check_condition(factor.when, before, (*factor.stands, "when"), place)
         before[name] = factor
 

@@ -121,7 +121,7 @@ class Tune(Part):
 class Version(Part):
     """What ``--quick`` or ``--scaled`` changes: recipe keys, the number of seeds, levels, the tables for some arms."""
 
-    seeds: Annotated[int, Field(ge=1)] | None = None
+    seeds: Seeds | None = None
     factors: dict[str, Any] = {}
     exclude: Annotated[tuple[dict[str, Any], ...], Listed] | None = None
     """instead of the file's"""

@@ -18,14 +18,22 @@ from typing import Any
 
 from allelse import own
 from allelse.claims import Claim, check_claims
-from allelse.design import Design, Level, arm_text, condition_text, level_key, level_text, matches
+from allelse.design import Design, Level, arm_text, condition_text, instead_of, level_key, matches
 from allelse.errors import StudyError, did_you_mean
 from allelse.messages import Path as Stands
 from allelse.messages import Place, one_line
 from allelse.records import METRICS
 from allelse.study.arms import Arm, Builder, placed
-from allelse.study.changes import covers, merge, parse_change, put
-from allelse.study.factors import Factor, check_condition, check_conditions, combinations, read_factors, replaced_levels
+from allelse.study.changes import covers, dotted, merge, outer_first, parse_change, put
+from allelse.study.factors import (
+    LATE,
+    Factor,
+    check_condition,
+    check_conditions,
+    combinations,
+    read_factors,
+    replaced_levels,
+)
 from allelse.study.file import MOST_FIRST_SEED, Adjust, Reference, StudyFile, Tune, Version, read
 from allelse.study.tuning import check_tuning, read_tune
 from allelse.study.values import misfit
@@ -86,7 +94,7 @@ def load(
     put_in = getattr(file, version) if version else Version()
     factors = _with_levels_of(version, own_factors, put_in, place)
     recipe = copy.deepcopy(file.recipe)
-    for key, value in put_in.recipe.items():
+    for key, value in outer_first(put_in.recipe):
         with placed(place, (version, key)):
             merge(recipe, {key: value})
     for change in changes:
@@ -99,7 +107,9 @@ def load(
             )
         elif not covers("tune", key):
             with placed(Place(f"--set {change}", "", {}), (key,)):
-                put(recipe, key, value)
+                for inner, one in dotted({key: value}).items():
+                    put(recipe, inner, one)
+    _check_undone(changes)
     count = seeds if seeds is not None else put_in.seeds or file.study.seeds
     if not 1 <= count <= 10_000:
         raise StudyError(f"--seeds {count}: allowed: 1 to 10000")
@@ -125,6 +135,9 @@ def load(
     if any(arm.recipe.own_parts() for arm in arms):
         own.search(Path(name_or_path).expanduser().parent)
     tune = read_tune(file, version, put_in, changes, source)
+    for name in (tune.per or ()) if tune else ():
+        if name not in factors:
+            raise StudyError(f"{source}: tune.per: there is no factor {name!r}; {did_you_mean(name, list(factors))}")
     _check_take_effect(changes, factors, [moved for _, moved in built])
     if not changes:  # else arms may be left out that keep it
         _check_version_takes_effect(version, put_in, tune, [moved for _, moved in built], place)
@@ -226,10 +239,8 @@ def _check_references(references: Sequence[Reference], design: Design, place: Pl
                     f"{reference.source!r} names the factor {factor!r}; {did_you_mean(factor, list(design))}",
                 )
             if level_key(level) not in map(level_key, design[factor]):
-                allowed = [level_text(label) for label in design[factor]]
-                raise place.error(
-                    ("references", number), f"{reference.source!r}: {factor} = {level!r}; {did_you_mean(level, allowed)}"
-                )
+                remedy = instead_of(level, design[factor])
+                raise place.error(("references", number), f"{reference.source!r}: {factor} = {level!r}; {remedy}")
         if not design.find(reference.arm, {}):
             raise place.error(("references", number), f"{reference.source!r}: {design.why_none(reference.arm, {})}")
 
@@ -262,6 +273,9 @@ def _with_levels_of(version: str, own: Mapping[str, Factor], put_in: Version, pl
     """The factors with the levels of ``[quick.factors]``, say; a factor that only some arms have stays one."""
     factors = dict(own)
     for name, factor in read_factors(put_in.factors, place, under=f"{version}.factors").items():
+        before = {other: own[other] for other in list(own)[: list(own).index(name)]} if name in own else factors
+        if late := [other for other in factor.when if other in factors and other not in before]:
+            raise place.error((*factor.stands, "when"), LATE.format(late[0]))
         check_condition(factor.when, factors, (*factor.stands, "when"), place)
         factors[name] = factor if factor.when or name not in own else replace(factor, when=own[name].when)
     for number, adjust in enumerate(put_in.adjust or ()):
@@ -279,6 +293,16 @@ def _adjust(file: StudyFile, version: str, put_in: Version, *, keep_seeds: bool)
         found = [(("adjust", number), each) for number, each in enumerate(file.adjust)]
         keep_seeds = keep_seeds and put_in.seeds is None
     return found if keep_seeds else [(stands, each.model_copy(update={"seeds": None})) for stands, each in found]
+
+
+def _check_undone(changes: Sequence[str]) -> None:
+    """Refuse a change that takes back what an earlier one set inside it."""
+    for number, change in enumerate(changes):
+        key, value = parse_change(change)
+        for earlier in changes[:number]:
+            inner = parse_change(earlier)[0]
+            if inner != key and any(covers(moved, inner) for moved in dotted({key: value})):
+                raise StudyError(one_line(f"--set {change}: would undo --set {earlier}; give it first"))
 
 
 def _check_take_effect(changes: Sequence[str], factors: Mapping[str, Factor], moved: Sequence[Mapping[str, Stands]]) -> None:
