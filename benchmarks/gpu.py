@@ -40,6 +40,8 @@ SHARE = {"ways": 0.25, "speed-narrow": 0.4, "speed-wide": 0.45, "soak": 0.8}
 """how much of what is left a stage may take, so that a call shows something of every stage; a study takes all it needs"""
 LEAST = {"soak": 140.0, "speed-narrow": 100.0, "speed-wide": 90.0}
 """seconds under which a stage comes to nothing"""
+LARGEST_ARCHIVE = 15 << 20
+"""bytes; larger ones may not come back from where this runs"""
 GRACE = 20.0
 """seconds to end by itself, and to be stopped in"""
 SOAK_END = 60.0
@@ -102,10 +104,13 @@ def unpack(archive: Path, out: Path) -> None:
 
 
 def pack(out: Path, archive: Path) -> None:
-    """Whole or not at all: what is there stays until all is written."""
+    """Whole or not at all: what is there stays until all is written. Too large, it goes without the packs under way."""
     partial = archive.with_name(f"{archive.name}.partial")
-    with tarfile.open(partial, "w:gz") as packed:
-        packed.add(out, ".")
+    for left_out in (None, "checkpoints"):
+        with tarfile.open(partial, "w:gz") as packed:
+            packed.add(out, ".", filter=lambda member, name=left_out: None if Path(member.name).name == name else member)
+        if partial.stat().st_size <= LARGEST_ARCHIVE:
+            break
     partial.replace(archive)
 
 
@@ -146,7 +151,7 @@ def main() -> int:
             finally:
                 if asked.archive:
                     pack(out, asked.archive)
-            if stage != "ways" or ended != 1:
+            if stage != "ways" or ended in (0, 130, -signal.SIGINT):
                 break
     return 0
 

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from allelse import data, engine, study
+from allelse.blocks.weights import Conv2d
 from allelse.engine.loop import Training
 from allelse.engine.steps import STEPS_A_REPLAY
 from allelse.models import stacked_parameters
@@ -38,6 +39,10 @@ OPTIMIZERS = {"sgd": "optimizer={ name = 'sgd', lr = 0.05, momentum = 0.9 }", "a
 SMALL = ["batch_size=8", "model.width=16", "model.stem={ width = 16 }", "model.depth=2", "augment=['flip', 'crop']"]
 FIRST = [(width, batch, replicas) for width in (32, 64) for batch in (2, 32, 128) for replicas in (32, 1)]
 """shapes whose speed tells most"""
+PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
+KERNELS = [(3, 1), (3, 2), (1, 1), (1, 2)]
+CHANNELS = [(3, 64, 1), (64, 64, 1), (5, 7, 1), (33, 17, 1), (16, 16, 16)]
+"""in, out, groups of the convolutions that are asked whether NaN stays in one network"""
 STEPS = 3 * STEPS_A_REPLAY
 """the first replay's steps are run as they are, the second's are recorded, the third is a replay"""
 
@@ -114,6 +119,13 @@ def checks(dataset: data.Dataset, device: torch.device) -> Iterator[tuple[str, C
             return max(error([values[r : r + 1] for values in ours], alone) for r, alone in enumerate(references))
 
         yield f"gradients of the first step, {precision} | {way.in_words(3)} | {norm}", rounding
+    for precision, way, (kernel, stride), channels in itertools.product(PRECISIONS, eager, KERNELS, CHANNELS):
+        if way.convolution != "branches":  # whose convolutions are of one network each
+            entering, leaving, groups = channels
+            name = f"{entering} → {leaving}" + (" depthwise" if groups > 1 else "")
+            kind = f"numbers of others that NaN reaches, {precision}, {kernel} × {kernel}, stride {stride}"
+            count = partial(reached_by_nan, way, PRECISIONS[precision], kernel, stride, channels, device)
+            yield f"{kind} | {way.in_words(3)} | {name}", count
     shapes = dict.fromkeys([*FIRST, *itertools.product((32, 64, 256), (2, 8, 32, 128, 512), (1, 4, 10, 32))])
     for width, batch, replicas in () if device.type == "cpu" else shapes:  # what a CPU does is in speed-cpu.md
         together = runs(
@@ -128,6 +140,27 @@ def checks(dataset: data.Dataset, device: torch.device) -> Iterator[tuple[str, C
         for way in ways if replicas > 1 else [way for way in ways if way.convolution == "grouped"]:
             name = f"images/s, width {width}, batch {batch}, {replicas} replicas | {way.in_words(replicas)} | batch"
             yield name, partial(engine.images_per_second, Pack(together, way), dataset, device)
+
+
+def reached_by_nan(
+    way: Way, precision: torch.dtype, kernel: int, stride: int, channels: tuple[int, int, int], device: torch.device
+) -> float:
+    """How many numbers of two networks NaN reaches from the one between them in their pack, forward and backward."""
+    entering, leaving, groups = channels
+    layer = Conv2d(3, entering, leaving, kernel, True, stride, groups).to(device)
+    layer.by_patches = way.convolution == "im2col"
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter)
+    x = torch.randn(8, 3, entering, 16, 16, device=device, dtype=precision)
+    x[:, 1] = float("nan")
+    x = x.flatten(1, 2).contiguous(memory_format=torch.channels_last).requires_grad_()
+    out = layer(x)
+    gradient = torch.ones_like(out).unflatten(1, (3, -1))
+    gradient[:, 1] = float("nan")
+    out.backward(gradient.flatten(1, 2))
+    per_network = [value.unflatten(1, (3, -1)).transpose(0, 1) for value in (out.detach(), x.grad) if value is not None]
+    per_network += [parameter.grad for parameter in layer.parameters() if parameter.grad is not None]
+    return float(sum(int((~values[[0, 2]].isfinite()).sum()) for values in per_network))
 
 
 def origin(problem: BaseException) -> BaseException:
@@ -160,7 +193,7 @@ def page(device: str, figures: dict[str, float | str]) -> str:
 def _figure(value: float | str) -> str:
     if isinstance(value, str):
         return value.replace("|", "/")
-    return f"{value:,.0f}" if value >= 1 else f"{value:.1e}"
+    return f"{value:,.0f}" if value >= 1 or value == 0 else f"{value:.1e}"
 
 
 def main() -> None:
@@ -180,6 +213,8 @@ def main() -> None:
         if time.monotonic() - begun > asked.seconds:
             break
         is_lost = False
+        ours[name] = "did not come back"  # stands if this ends the process
+        file.write_text(json.dumps(figures, indent=1))
         try:
             ours[name] = float(measure())
         except Exception as problem:  # the rest goes on

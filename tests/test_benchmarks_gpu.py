@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import sys
 import time
 
 import pytest
 
+from allelse.records import Way
 from benchmarks import gpu, ways
 from benchmarks.speed.grid import chosen
 
@@ -39,6 +43,49 @@ def test_ways_are_begun_once_more_after_a_cuda_error(tmp_path, monkeypatch):
         assert begun == [stage] * times
 
 
+@pytest.mark.parametrize(("ended", "times"), [(-6, 2), (139, 2), (130, 1), (-2, 1), (0, 1)])
+def test_ways_are_begun_once_more_after_a_crash_and_not_after_a_stop(tmp_path, monkeypatch, ended, times):
+    begun = []
+    monkeypatch.setattr(gpu, "run", lambda stage, *_: begun.append(stage) or ended)
+    monkeypatch.setattr(sys, "argv", ["gpu", "--device", "cpu", "--out", str(tmp_path), "--only", "ways"])
+    gpu.main()
+    assert begun == ["ways"] * times
+
+
+def test_a_check_that_ends_the_process_is_the_last_one_of_the_next(tmp_path, monkeypatch, capsys):
+    done = []
+
+    def crash():
+        done.append("b")
+        raise SystemExit(134)  # as an abort would, it passes what keeps errors
+
+    def named(name):
+        return lambda: done.append(name) or 1.0
+
+    monkeypatch.setattr(ways, "checks", lambda *_: iter([("a", named("a")), ("b", crash), ("c", named("c"))]))
+    monkeypatch.setattr(ways, "page", lambda *_: "")
+    monkeypatch.setattr(sys, "argv", ["ways", "--device", "cpu", "--out", str(tmp_path)])
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            ways.main()
+    assert done == ["a", "b", "c", "b"]
+    [figures] = json.loads((tmp_path / "ways.json").read_text()).values()
+    assert figures == {"a": 1.0, "b": "did not come back", "c": 1.0}
+
+
+@pytest.mark.parametrize("precision", ways.PRECISIONS.values())
+@pytest.mark.parametrize("name", ["grouped", "im2col"])
+@pytest.mark.parametrize("kernel", ways.KERNELS)
+def test_the_check_for_nan_counts_none_on_a_cpu(kernel, name, precision):
+    for channels in ways.CHANNELS:
+        assert ways.reached_by_nan(Way(name), precision, *kernel, channels, ways.CPU) == 0
+
+
+def test_the_check_for_nan_sees_it(monkeypatch):
+    monkeypatch.setattr(ways.Conv2d, "forward", lambda self, x: x.mean((1, 2, 3), keepdim=True).expand(-1, 15, 16, 16) * x)
+    assert ways.reached_by_nan(Way("grouped"), ways.PRECISIONS["fp32"], 3, 1, (5, 5, 1), ways.CPU) > 0
+
+
 def test_a_stage_that_does_not_stop_is_killed_with_all_that_it_began(tmp_path, monkeypatch):
     script = "import os, signal, sys, time; signal.signal(signal.SIGINT, signal.SIG_IGN); os.fork(); time.sleep(0.1)\n"
     script += f"time.sleep(2.5); open({str(tmp_path / 'outlived')!r}, 'a')"
@@ -63,6 +110,21 @@ def test_the_archive_goes_on_on_another_machine(tmp_path):
     gpu.unpack(archive, there)
     assert (there / "study" / "study.sqlite").read_bytes() == b"more runs", "what is there may be newer"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gpu.tar.gz", "here", "there"]
+
+
+def test_checkpoints_are_left_out_of_an_archive_that_would_be_too_large(tmp_path, monkeypatch):
+    here, there, archive = tmp_path / "here", tmp_path / "there", tmp_path / "gpu.tar.gz"
+    (here / "study" / "checkpoints").mkdir(parents=True)
+    (here / "study" / "study.sqlite").write_bytes(b"runs")
+    (here / "study" / "checkpoints" / "a.safetensors").write_bytes(os.urandom(5_000))
+    for largest, kept in ((1 << 20, ["a.safetensors"]), (4_000, [])):
+        monkeypatch.setattr(gpu, "LARGEST_ARCHIVE", largest)
+        gpu.pack(here, archive)
+        there.mkdir()
+        gpu.unpack(archive, there)
+        assert (there / "study" / "study.sqlite").read_bytes() == b"runs"
+        assert [path.name for path in there.rglob("*.safetensors")] == kept
+        shutil.rmtree(there)
 
 
 def test_what_spoils_a_recording_is_kept_and_not_that_it_ended_badly():

@@ -229,6 +229,11 @@ def test_class_folders_must_be_the_official_classes_in_full(tmp_path):
     next((short / "train" / "cat").iterdir()).unlink()
     with pytest.raises(DataError, match="has 49 images; cifar10 has 50"):
         import_images("cifar10", short)
+    lossy = write_class_folders(tmp_path / "lossy", cifar.classes, splits)
+    one = next((lossy / "test" / "cat").iterdir())
+    one.rename(one.with_suffix(".JPG"))
+    with pytest.raises(DataError, match=r"\.JPG: a JPEG has lost pixels of cifar10; use a copy whose images are PNG"):
+        import_images("cifar10", lossy)
     large = write_class_folders(
         tmp_path / "large", cifar.classes, tuple((random_images(len(y), (40, 40, 3)), y) for _, y in splits)
     )

@@ -10,7 +10,9 @@ from allelse import engine, launch, own, store, study
 from allelse.engine import provenance
 from allelse.errors import StoreError, Terminated
 from allelse.launch import local
+from allelse.launch.crew import NoMemory, Task, what_failed
 from allelse.plan import GAIN_TO_PACK_MORE
+from allelse.records import Pack, RunSpec
 
 
 @pytest.fixture
@@ -277,3 +279,39 @@ def test_a_part_that_ends_python_is_a_failure_and_sigterm_is_none(tmp_path, monk
 
 def ends_while_importing(_):
     raise Terminated
+
+
+def caused(outer: BaseException, inner: BaseException) -> BaseException:
+    outer.__context__ = inner
+    return outer
+
+
+ENDED = "CUDA error: operation failed due to a previous error during capture"
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (caused(RuntimeError(ENDED), torch.OutOfMemoryError("CUDA out of memory.")), True),
+        (RuntimeError(ENDED), False),
+        (ValueError("no"), False),
+    ],
+)
+def test_a_pack_for_which_memory_runs_out_is_told_from_one_that_fails(error, is_memory, tmp_path):
+    runs = tuple(RunSpec({}, {}, seed) for seed in range(2))
+    task = Task(Pack(runs), 1, "", tmp_path / "checkpoint", None)
+    assert isinstance(what_failed(task, error), NoMemory) is is_memory
+
+
+def test_a_device_with_a_number_is_the_current_one_where_graphs_are_recorded(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    for name in ("cpu", "cuda", "cuda:1"):
+        local.Local(torch.device(name)).close()
+    assert chosen == [torch.device("cuda:1")]

@@ -13,6 +13,7 @@ from plain_networks import load_replica, packed_name, plain_network, plain_optim
 from pydantic import TypeAdapter, ValidationError
 
 from allelse import recipe
+from allelse.engine import optim
 from allelse.engine.optim import OPTIMIZERS, build_optimizer, learning_rates
 
 PEAK = 0.3
@@ -230,3 +231,21 @@ def test_without_a_gradient_only_conv_linear_and_head_weights_shrink(model, repl
     for name, parameter in network.named_parameters():
         is_matrix = name.endswith(("conv.weight", "linear.weight", "head.weight"))
         torch.testing.assert_close(parameter, before[name] * (0.95 if is_matrix else 1.0), rtol=1e-12, atol=0, msg=name)
+
+
+def test_an_optimiser_that_is_fused_on_cpus_only_is_built_without_and_not_recorded(monkeypatch):
+    """As torch 2.11 has it of Adagrad on a GPU."""
+
+    class OnlyOnCPUs(torch.optim.Adagrad):
+        def __init__(self, parameters, lr, fused=None, **options):
+            if fused:
+                raise RuntimeError("`fused=True` requires all the params to be of supported devices: cpu")
+            super().__init__(parameters, lr, **options)
+
+    network = network_of(model_of())
+    fused = optim.build_optimizer(network, recipe.Adagrad(name="adagrad"), 0.1)
+    assert optim.counts_on_its_device(fused)
+    monkeypatch.setitem(optim.OPTIMIZERS, "adagrad", OnlyOnCPUs)
+    unfused = optim.build_optimizer(network, recipe.Adagrad(name="adagrad"), 0.1)
+    assert isinstance(unfused, OnlyOnCPUs)
+    assert not optim.counts_on_its_device(unfused)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from engine_support import CPU, NORMS, OPTIMIZERS, SEEDS, pack_of, tiny_recipe, toy_dataset, trained
 
 from allelse import engine
+from allelse.blocks import im2col
 from allelse.blocks.im2col import conv2d_by_patches
 from allelse.engine import loop, train_pack
 from allelse.records import Pack, RunSpec, Way
@@ -28,7 +29,7 @@ EMA = {"name": "ema", "decay": 0.9}
 
 @pytest.mark.parametrize("kernel", [1, 3, 5])
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
-def test_patches_and_a_product_are_a_grouped_convolution(kernel, memory):
+def test_patches_and_a_product_are_a_grouped_convolution(kernel, memory, monkeypatch):
     torch.manual_seed(0)
     x = torch.randn(3, 4 * 2, 5, 7, dtype=torch.float64).to(memory_format=memory).requires_grad_()
     weight = torch.randn(4, 6, 2, kernel, kernel, dtype=torch.float64, requires_grad=True)
@@ -39,6 +40,12 @@ def test_patches_and_a_product_are_a_grouped_convolution(kernel, memory):
     above = torch.randn_like(expected)
     for ours, theirs in zip(torch.autograd.grad(found, (x, weight), above), torch.autograd.grad(expected, (x, weight), above)):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    with torch.no_grad():
+        assert torch.equal(conv2d_by_patches(x, weight), found)
+        monkeypatch.setattr(im2col, "MOST_NUMBERS", 2 * x[0].numel() * kernel**2)
+        in_pieces = conv2d_by_patches(x, weight)
+    assert in_pieces.stride() == found.stride()
+    torch.testing.assert_close(in_pieces, found, rtol=1e-12, atol=1e-12)
     assert torch.autograd.gradcheck(conv2d_by_patches, (x, weight), fast_mode=True)
 
 

@@ -108,5 +108,7 @@ def _read_classes(cifar: Cifar, path: Path) -> Dataset:
         # Counted before 60,000 files are decoded; the count of each class is checked afterwards.
         if len(official[split]) != count:
             raise DataError(f"{path / split} has {len(official[split]):,} images; {cifar.name} has {count:,}; use a whole copy")
+    if lossy := [file for listed in official.values() for file, _ in listed if file.suffix.lower() in (".jpg", ".jpeg")]:
+        raise DataError(f"{lossy[0]}: a JPEG has lost pixels of {cifar.name}; use a copy whose images are PNG")
     train, test = read_images(path, official, None)
     return checked(cifar, train, test, str(path))

@@ -35,7 +35,7 @@ from allelse.engine.evaluate import (
     scatter_of_batch_means,
 )
 from allelse.engine.graphs import Recorded
-from allelse.engine.optim import build_optimizer, learning_rates
+from allelse.engine.optim import build_optimizer, counts_on_its_device, learning_rates
 from allelse.engine.own import acts_on_whole_tensors, can_be_recorded
 from allelse.engine.probes import BATCHES_FOR_NOISE, Probe, probe_steps, summarise
 from allelse.engine.progress import Doing, Progress
@@ -144,6 +144,8 @@ class Training:
         rows = row_networks(self.network, partial(build, 1)) if alone or branches else []
         optimised = list(zip(rows, parts, strict=True)) if alone else [(self.network, parts[0])]
         self.optimizers = [build_optimizer(network, part, self._lr(part)) for network, part in optimised]
+        if pack.way.graph and device.type == "cuda" and not all(map(counts_on_its_device, self.optimizers)):
+            raise ValueError(f"this torch counts the steps of {parts[0].name} on the CPU, so that no CUDA graph may hold them")
         length = self.updates / self.steps_per_epoch
         self.rates = np.array(
             [learning_rates(self.recipe.schedule, self._lr(part), length, self.steps_per_epoch) for _, part in optimised]

@@ -47,7 +47,19 @@ def build_optimizer(network: nn.Module, optimizer: recipe.Optimizer, lr: float) 
         options["fused"] = True
     if "capturable" in offered:
         options["capturable"] = next(network.parameters()).is_cuda
-    return kind([group for group in groups if group["params"]], lr=lr, **options)
+    groups = [group for group in groups if group["params"]]
+    try:
+        return kind(groups, lr=lr, **options)
+    except RuntimeError:
+        if not options.pop("fused", False):
+            raise
+        return kind(groups, lr=lr, **options)  # before torch 2.12 Adagrad offers it, and then has it on CPUs only
+
+
+def counts_on_its_device(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether one of torch's own keeps its number of steps where the weights are; the user's own say so themselves."""
+    of_torch = isinstance(optimizer, tuple(kind for kind in OPTIMIZERS.values() if isinstance(kind, type)))
+    return not of_torch or all(group.get("fused") or group.get("capturable") for group in optimizer.param_groups)
 
 
 def learning_rates(schedule: recipe.Schedule, peak: float, epochs: float, steps_per_epoch: int) -> list[float]:

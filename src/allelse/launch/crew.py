@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 import time
 import traceback
@@ -179,8 +180,17 @@ def what_failed(task: Task, error: BaseException) -> Failed | NoMemory:
     return Failed(said, str(error) if isinstance(error, AllelseError) else said, traceback.format_exc())
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+NO_MEMORY = re.compile("can't allocate memory|CUDA error: out of memory|(CUDNN|CUBLAS|CUSOLVER)_STATUS_ALLOC_FAILED")
+"""what the CPU's allocator, the CUDA runtime and its libraries say"""
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory ran out, be it behind the error that the end of a spoilt recording raises."""
+    return error is not None and (
+        isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        or NO_MEMORY.search(str(error)) is not None
+        or _is_out_of_memory(error.__cause__ or error.__context__)
+    )
 
 
 def carry_out_elsewhere(

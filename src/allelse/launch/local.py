@@ -36,6 +36,8 @@ class Local:
             at_once: how many share this machine's cores.
         """
         self.device = device
+        if device.index is not None:
+            torch.cuda.set_device(device)  # a graph is recorded on the current one
         self.at_once = at_once
         self._threads_before = torch.get_num_threads()
         self.threads = max(1, self._threads_before // at_once)
