@@ -154,7 +154,7 @@ def test_run_shows_its_table_and_verdicts_and_where_the_report_is(finished):
     assert allelse("verdicts", out).out in ended.out
     assert str(out) in ended.out.splitlines()[-1]
     assert [line.partition(", est")[0] for line in ended.err.splitlines()] == [
-        "measuring how to pack 2 arms × 2 seeds on this device",
+        "measuring how to pack 4 runs on this device",
         f"4 runs in {len(packs(out))} packs",
     ]
 
@@ -398,3 +398,33 @@ def test_plan_checks_the_smaller_versions_too(tmp_path):
     file = write_study(tmp_path, changed("epochs        = 1", "epochs = 0"))
     assert mistake("plan", file).startswith(f"{file}, line 35: quick.epochs: 0; allowed: ")
     assert allelse("run", file, "--out", tmp_path / "out").code == 0, "which asks for neither"
+
+
+def test_help_says_of_each_command_what_it_is_for_in_one_whole_line():
+    for words in (["--help"], ["data", "--help"]):
+        listed = allelse(*words).out.partition("Commands:")[2].strip().splitlines()
+        assert len(listed) >= 3
+        assert all(line.endswith(".") and not line.endswith("..") for line in listed)
+    assert allelse("plan", "--help").out.splitlines()[2].startswith("  What a study would run: arms, what differs")
+
+
+def test_verdicts_keep_their_column_and_say_what_their_metrics_are(finished, tmp_path):
+    long = "ReLU " + "is above the sigmoid in what is lost on every image of the test split " * 2
+    claim = f'says = "{long.strip()}"\nkind = "higher"\nmetric = "loss_running"\n'
+    text = changed('says = "ReLU is above sigmoid"\nkind = "higher"\n', claim)
+    write_study(tmp_path, text)
+    assert allelse("run", tmp_path / "study.toml", "--seeds", "2", "--set", "epochs=1", "--out", tmp_path / "out").code == 0
+    shown = allelse("verdicts", tmp_path / "out").out.splitlines()
+    first = next(number for number, line in enumerate(shown) if "ReLU is above" in line)
+    *rest, last = [line for line in shown[first + 1 :] if line.strip()]
+    assert all(line.startswith(" " * 11) and line[11] != " " for line in rest)
+    assert last.strip() == "loss_running: nats a test image"
+
+
+def test_plan_says_why_a_claim_is_not_asked(tmp_path):
+    file = write_study(tmp_path, TINY)
+    ended = allelse("plan", file, "--set", "model.activation=relu", "--device", "cpu")
+    told = " ".join(ended.out.split())
+    assert "relu-above: not asked in this run: no arm has model.activation = sigmoid" in told
+    assert "What 2 seeds can decide" in told
+    assert "What 1 seed can decide" in " ".join(allelse("plan", file, "--seeds", "1", "--device", "cpu").out.split())

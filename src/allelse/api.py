@@ -38,7 +38,7 @@ def load(
 
     Arguments:
         name_or_path: as ``allelse run STUDY`` takes it.
-        quick: its small version, on data that come with allelse.
+        quick: its small version: what ``[quick]`` in its file makes of it.
         scaled: its version for machines without a GPU, on its own data.
         seeds: a number of seeds instead of the file's.
         first_seed: the first of them, as ``--first-seed`` takes it.
@@ -152,7 +152,11 @@ class Results:
         return pd.DataFrame(rows)
 
     def verdicts(self) -> pd.DataFrame:
-        """One row a claim: its ``id``, what it ``says``, its ``verdict`` with estimate, interval, p, n and sentence."""
+        """One row a claim: its ``id``, what it ``says``, its ``verdict``, estimate, n, correlation and sentence.
+
+        ``low`` and ``high`` are a 95 % t interval (90 % for ``within`` and ``stable``; see ``alpha``); it and ``p`` are before
+        Holm's correction, the verdict is after it.
+        """
         with store.read(self.folder) as opened:
             judged = judge(opened)
         columns = ["id", "says", "verdict", "estimate", "low", "high", "p", "n", "correlation", "sentence"]

@@ -147,6 +147,11 @@ class Provenance:
     commit: str | None = None
     """of allelse's own repository, with ``+`` where files of the package were changed; None where it was not run from one"""
 
+    @property
+    def device_text(self) -> str:
+        """The device's name, in one form: earlier runs say "(1 threads)"."""
+        return self.device.replace("(1 threads)", "(1 thread)")
+
 
 @dataclass(frozen=True)
 class RunResult:

@@ -28,7 +28,7 @@ app.add_typer(data_app, name="data")
 
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A packaged study's name, or a study file.")]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="An output folder.")]
-QuickFlag = Annotated[bool, typer.Option("--quick", help="The study's small version, on data that come with allelse.")]
+QuickFlag = Annotated[bool, typer.Option("--quick", help="The study's small version, as its [quick] says.")]
 ScaledFlag = Annotated[bool, typer.Option("--scaled", help="The study's version for machines without a GPU, on its own data.")]
 Seeds = Annotated[int | None, typer.Option("--seeds", metavar="N", help="Seeds instead of the file's number.")]
 FirstSeed = Annotated[
@@ -144,7 +144,7 @@ def new(file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to writ
     print(f"wrote {file}; next: allelse plan {file}")
 
 
-@app.command()
+@app.command(short_help="What a study would run, in what time; trains nothing.")
 def plan(
     study_name: StudyName,
     quick: QuickFlag = False,
@@ -179,7 +179,7 @@ def plan(
     tables.show_own_parts(check_parts(loaded, dataset_of))
 
 
-@app.command()
+@app.command(short_help="The network of an arm, and what sets another apart.")
 def explain(
     study_name: StudyName,
     arm: Annotated[
@@ -211,7 +211,7 @@ def explain(
         show_difference(shown, second, difference(shown, second, seed), seed)
 
 
-@app.command()
+@app.command(short_help="Train a study, or go on where it stopped.")
 def run(
     study_name: StudyName,
     quick: QuickFlag = False,
@@ -263,7 +263,7 @@ def run(
         raise unread
 
 
-@app.command()
+@app.command(short_help="How far a study is, and who is at work on it.")
 def status(
     folder: Folder,
     watch: Annotated[bool, typer.Option("--watch", help="Follow it until it ends or stops; Ctrl-C ends watching.")] = False,
@@ -280,7 +280,7 @@ def status(
             shown.show(opened)
 
 
-@app.command()
+@app.command(short_help="What came out of each arm, or of every run.")
 def results(
     folder: Folder,
     output: Annotated[Literal["table", "csv", "json", "parquet"], typer.Option("--format")] = "table",
@@ -308,7 +308,7 @@ def results(
             tables.write(frame, output, opened)
 
 
-@app.command()
+@app.command(short_help="Each claim: supported, refuted or undecided.")
 def verdicts(
     folder: Folder,
     output: Annotated[Literal["table", "json"], typer.Option("--format")] = "table",
@@ -326,7 +326,7 @@ def verdicts(
         tables.show_verdicts(judged)
 
 
-@app.command()
+@app.command(short_help="Ours beside the published figures.")
 def compare(
     folder: Folder,
     output: Annotated[Literal["table", "csv", "json"], typer.Option("--format")] = "table",
@@ -340,7 +340,7 @@ def compare(
         show_comparisons(gather(opened), output)
 
 
-@app.command()
+@app.command(short_help="Write the report and the figures again.")
 def report(folder: Folder) -> None:
     """Write report.html (one self-contained file), report.md and the figures into the output folder."""
     from allelse.report import write_report
@@ -348,7 +348,7 @@ def report(folder: Folder) -> None:
     print(f"wrote {write_report(folder)}")
 
 
-@app.command()
+@app.command(short_help="Unite folders of one study.")
 def merge(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder, or one of the same study.")],
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Output folders of one study; only read.")],
@@ -368,7 +368,7 @@ def data_list() -> None:
     tables.show_data(data.catalogue())
 
 
-@data_app.command("fetch")
+@data_app.command("fetch", short_help="Download a data set and keep it.")
 def data_fetch(name: Annotated[str, typer.Argument(help="cifar10 or cifar100.")]) -> None:
     """Download a data set from its official place, verify it, and keep it."""
     from allelse import data
@@ -378,7 +378,7 @@ def data_fetch(name: Annotated[str, typer.Argument(help="cifar10 or cifar100.")]
     print(f"{name}: {len(dataset.train_labels)} + {len(dataset.test_labels)} images, fingerprint {dataset.fingerprint}")
 
 
-@data_app.command("import")
+@data_app.command("import", short_help="Take a data set that is on this machine.")
 def data_import(
     name: Annotated[str, typer.Argument(help="cifar10 or cifar100.")],
     path: Annotated[Path, typer.Argument(metavar="PATH", help="Class folders, an .npz, an official archive or its folder.")],

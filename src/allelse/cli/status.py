@@ -205,7 +205,7 @@ def show(opened: Store) -> None:
     for line in store.pairing(outcomes):
         console.print(line)
     made = {run.result.provenance for run in outcomes if run.result and run.result.provenance}
-    for device, precision in sorted({(one.device, one.precision) for one in made}):
+    for device, precision in sorted({(one.device_text, one.precision) for one in made}):
         console.print(f"trained on {device} in {precision}")
     if seen.warnings:
         console.print(f"the last warnings in {opened.folder / 'allelse.log'}:", soft_wrap=True)

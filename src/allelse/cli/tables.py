@@ -13,15 +13,16 @@ from rich.padding import Padding
 from rich.table import Table
 
 from allelse import stats
-from allelse.claims import Claim, check_claims, settings
+from allelse.claims import settings
 from allelse.cli import tuning
 from allelse.cli.console import make_console
 from allelse.cli.progress import duration
 from allelse.data import Dataset, Entry
-from allelse.design import Design, arm_key, is_absent, level_text, matches
-from allelse.errors import StoreError, StudyError, inert
+from allelse.design import arm_key, is_absent, level_text, matches
+from allelse.errors import StoreError, inert
 from allelse.recipe import Recipe
 from allelse.records import METRICS, Pack, canonical_json
+from allelse.report.evidence import why_not_asked
 from allelse.stats.sentences import number
 from allelse.store import Store
 from allelse.study import Arm, Study
@@ -48,7 +49,7 @@ def show_studies(studies: Sequence[Study]) -> None:
     for study in studies:
         console.print(study.name, style="bold")
         console.print(f"  {study.question}")
-        console.print(f"  {len(study.arms)} arms × {_seeds(study)} seeds, {len(study.claims)} claims\n")
+        console.print(f"  {len(study.arms)} arms × {_seeds(study)}, {len(study.claims)} claims\n")
     console.print("next: allelse run sigmoid-vs-relu --quick")
 
 
@@ -56,9 +57,9 @@ def show_studies(studies: Sequence[Study]) -> None:
 
 
 def _seeds(study: Study) -> str:
-    """'10', or '10 to 20' where arms have unequal numbers of seeds."""
+    """'10 seeds', or '10 to 20 seeds' where arms have unequal numbers of them."""
     counts = sorted({len(arm.seeds) for arm in study.arms})
-    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else f"{counts[0]} seed{'s' * (counts[0] > 1)}"
 
 
 def show_plan(study: Study, plan: Plan, tuning_plan: Plan | None, dataset_of: Callable[[Recipe], Dataset], device: str) -> None:
@@ -141,8 +142,9 @@ def _share(pack: Pack, arm: Arm) -> float:
 
 def _show_decidability(console: Console, study: Study) -> None:
     seeds_from_arm = {frozenset(arm_key(arm.levels).items()): len(arm.seeds) for arm in study.arms}
-    console.print(f"\nWhat {_seeds(study)} seeds can decide (assumed: differences of two arms vary by 1 point over seeds)")
-    asked = [claim for claim in study.claims if _fits(claim, study.design)]
+    console.print(f"\nWhat {_seeds(study)} can decide (assumed: differences of two arms vary by 1 point over seeds)")
+    why_not_from_id = {claim.id: why for claim in study.claims if (why := why_not_asked(claim, study.design))}
+    asked = [claim for claim in study.claims if claim.id not in why_not_from_id]
     # Holm's first step divides α by the number of claims that are asked.
     for judged in stats.decidability(
         asked, study.design, lambda arm: seeds_from_arm[frozenset(arm_key(arm).items())], study.alpha
@@ -150,20 +152,12 @@ def _show_decidability(console: Console, study: Study) -> None:
         show_item(console, judged.text)
     for claim in study.claims:
         if claim not in asked:
-            show_item(console, f"{claim.id}: not asked in this run, which lacks its levels")
+            show_item(console, f"{claim.id}: not asked in this run: {why_not_from_id[claim.id]}")
             continue
         for reason in (reason for setting in settings(claim, study.design) for reason in setting.missing):
             show_item(console, f"{claim.id}: a comparison is left out, as {reason}")
     if note := stats.sign_flip_note(len(study.seeds)):
         show_item(console, note)
-
-
-def _fits(claim: Claim, design: Design) -> bool:
-    try:
-        check_claims([claim], design)
-    except StudyError:
-        return False
-    return True
 
 
 def _sizes(sizes: Sequence[int]) -> str:
@@ -329,8 +323,14 @@ def show_verdicts(verdicts: Sequence[stats.Verdict]) -> None:
     if verdicts:
         console.print("\nVerdicts", style="bold")
     for verdict in verdicts:
-        console.print(f"{verdict.verdict:<9}  {verdict.says}", style=style_from_ruling[verdict.verdict])
-        console.print(Padding(verdict.sentence, (0, 0, 0, 11)))
+        words = Table.grid(padding=(0, 2, 0, 0))
+        words.add_column(width=9)
+        words.add_row(verdict.verdict, verdict.says, style=style_from_ruling[verdict.verdict])
+        words.add_row("", verdict.sentence)
+        console.print(words)
+    for metric in dict.fromkeys(verdict.metric for verdict in verdicts):
+        if metric in METRICS and metric != "accuracy":
+            show_item(console, f"{metric}: {METRICS[metric]}")
 
 
 # ── data ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -342,7 +342,7 @@ def show_data(entries: Sequence[Entry]) -> None:
         shape = f", {' × '.join(map(str, entry.shape))}" if entry.shape else ""
         counts = f", {entry.train:,} + {entry.test:,} images, {entry.classes} classes" if entry.train else ""
         console.print(f"{entry.name}", style="bold")
-        console.print(f"  {entry.what}{shape}{counts}")
+        show_item(console, f"{entry.what}{shape}{counts}")
         size = f" ({entry.bytes / 1e6:.0f} MB)" if entry.bytes else ""
         if entry.shape is None:
             continue

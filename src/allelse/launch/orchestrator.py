@@ -170,9 +170,7 @@ class Part:
     def _prepare(self) -> None:
         computing = asdict(self.computing)
         if (stored := self.opened.plan) is None:
-            self.watcher.say(
-                f"measuring how to pack {len(self.study.arms)} arms × {len(self.study.seeds)} seeds on this device"
-            )
+            self.watcher.say(f"measuring how to pack {sum(len(arm.seeds) for arm in self.study.arms)} runs on this device")
             self.plan = plan_study(self.study, self.crew, self.computing)
             self.described = {"machine": self.crew.machine(), "computing": computing, "threads": self.crew.threads}
             runs = ((run.id, run.arm, run.seed) for run in self.study.runs())

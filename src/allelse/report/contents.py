@@ -36,7 +36,7 @@ from allelse.store import pairing
 CAVEATS = {
     "quick": (
         "Quick study.",
-        "Smaller data and a smaller recipe than the study's own: these verdicts speak of this recipe only.",
+        "Another recipe than the study's own, as [quick] in its file says: these verdicts speak of this recipe only.",
     ),
     "scaled": (
         "Scaled study.",

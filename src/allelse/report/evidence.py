@@ -23,7 +23,7 @@ from allelse.stats.runs import Runs
 from allelse.store import Store
 
 NOT_ASKED = "not asked in this run"
-QUICK = "a quick study has other data and a smaller recipe than the published figures belong to"
+QUICK = "a quick study has another recipe than the published figures belong to"
 SCALED = "a scaled study is trained for less than the published figures belong to"
 
 _CLAIM: TypeAdapter[Claim] = TypeAdapter(Claim)
@@ -46,16 +46,15 @@ def judge_table(definition: Mapping[str, Any], table: pd.DataFrame) -> list[stat
     for number, raw in enumerate(declared):
         try:
             claim = _CLAIM.validate_python(raw)
-            check_claims([claim], levels)
         except ValidationError:
             why_not[number] = f"{NOT_ASKED}: this version of allelse cannot read the claim"
-        except StudyError as error:
-            why_not[number] = f"{NOT_ASKED}: {_lacking(claim, levels) or str(error).removeprefix(f'claim {claim.id!r}: ')}"
+            continue
+        if reason := why_not_asked(claim, levels):
+            why_not[number] = f"{NOT_ASKED}: {reason}"
+        elif _may_be_measured(runs, claim, levels):
+            asked.append(claim)
         else:
-            if _may_be_measured(runs, claim, levels):
-                asked.append(claim)
-            else:
-                why_not[number] = f"{NOT_ASKED}: no finished run has the metric {claim.metric!r}"
+            why_not[number] = f"{NOT_ASKED}: no finished run has the metric {claim.metric!r}"
     found = iter(stats.verdicts(asked, table, definition.get("alpha", 0.05), levels) if asked else [])
     return [_undecided(raw, why_not[number]) if number in why_not else next(found) for number, raw in enumerate(declared)]
 
@@ -94,6 +93,15 @@ def design_of(definition: Mapping[str, Any]) -> Design:
     return Design(
         definition.get("factors", {}), [arm["levels"] for arm in definition["arms"]] if "arms" in definition else None
     )
+
+
+def why_not_asked(claim: Claim, levels: Design) -> str | None:
+    """Why a run with these levels cannot say anything of a claim; None where it can."""
+    try:
+        check_claims([claim], levels)
+    except StudyError as error:
+        return _lacking(claim, levels) or str(error).removeprefix(f"claim {claim.id!r}: ")
+    return None
 
 
 def _lacking(claim: Claim, levels: Design) -> str:

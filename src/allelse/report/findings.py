@@ -165,7 +165,7 @@ class Findings:
     @cached_property
     def machines(self) -> list[str]:
         """Devices and precisions that the runs were made with."""
-        return sorted({f"{device_text(made)}, {made.precision}" for made in self.made})
+        return sorted({f"{made.device_text}, {made.precision}" for made in self.made})
 
     @cached_property
     def days(self) -> list[str]:
@@ -216,11 +216,6 @@ def seeds_text(counts: Sequence[int]) -> str:
     if len(some) == 1:
         return f"n\u00a0=\u00a0{some[0]} seed{'' if some[0] == 1 else 's'}"
     return f"n\u00a0=\u00a0{some[0]} to {some[-1]} seeds"
-
-
-def device_text(made: Provenance) -> str:
-    """The device's name, in one form: earlier runs say "(1 threads)"."""
-    return made.device.replace("(1 threads)", "(1 thread)")
 
 
 def finite(values: Floats) -> Floats:

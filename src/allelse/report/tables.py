@@ -10,7 +10,7 @@ from typing import Any
 
 from allelse import stats
 from allelse.report.accuracy import WAYS, mean_of
-from allelse.report.findings import Findings, device_text, finite
+from allelse.report.findings import Findings, finite
 from allelse.report.sameness import differing_keys
 from allelse.stats.runs import PROBLEMS
 from allelse.stats.sentences import metric_text, number, p_text
@@ -156,7 +156,7 @@ def difference_table(findings: Findings) -> Table | None:
 def machine_table(findings: Findings) -> Table | None:
     """What the runs were made with."""
     kinds = Counter(
-        (device_text(made), made.precision, str(made.threads), made.allelse, made.commit or NONE, made.torch, made.python)
+        (made.device_text, made.precision, str(made.threads), made.allelse, made.commit or NONE, made.torch, made.python)
         for made in findings.made
     )
     columns = ("device", "precision", "CPU threads", "allelse", "commit", "torch", "python", "runs")
