@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import resource_tracker
 from types import SimpleNamespace
 
 import pytest
@@ -54,12 +55,14 @@ def cluster(tmp_path_factory):
         patch.setenv("XDG_CACHE_HOME", str(base / "cache"))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        resource_tracker.ensure_running()  # which outlives the cluster
+        before = descendants(os.getpid())
         started = Cluster(initialize_head=True, head_node_args={**node(0), "include_dashboard": False})
         try:
             started.small = [started.add_node(**node(1)) for _ in range(2)]
             yield started
         finally:
-            processes = descendants(os.getpid())
+            processes = descendants(os.getpid()) - before
             ray.shutdown()
             started.shutdown()
             for process in processes:

@@ -230,7 +230,7 @@ def test_a_quick_study_is_not_compared(tmp_path):
     assert "80.90" not in text
     rows = json.loads(allelse("compare", out, "--format", "json").out)
     assert {(row["verdict"], row["difference"], row["p"]) for row in rows} == {("cannot tell", None, None)}
-    assert rows[0]["reason"].startswith("a quick study has other data")
+    assert rows[0]["reason"].startswith("a quick study has another recipe")
 
 
 def test_long_names_do_not_make_the_screen_wider(tmp_path):

@@ -194,6 +194,7 @@ def test_workers_end_with_the_process_that_began_them(tmp_path, sent, code):
 def test_several_gpus_get_a_worker_each_unless_told_otherwise(monkeypatch):
     monkeypatch.setattr(engine, "find_device", lambda name: torch.device({"auto": "cuda"}.get(name, name)))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
 
     def devices(device, workers=None):
         with machines.crew(launch.Machines(workers=workers), device) as hired:
