@@ -322,6 +322,12 @@ def test_a_change_that_would_undo_an_earlier_one_is_refused(load):
     assert (arm.recipe.optimizer.name, arm.recipe.optimizer.lr) == ("adamw", 0.5)
 
 
+def test_a_table_on_the_command_line_that_a_factor_undoes_is_refused(load):
+    with pytest.raises(StudyError, match=r"'model\.activation' sets model\.activation, so this would change nothing"):
+        load(changes=["model={depth=2, activation='gelu'}"])
+    assert {arm.recipe.model.depth for arm in load(changes=["model={depth=2}"]).arms} == {2}
+
+
 @pytest.mark.parametrize(
     ("named", "version", "expected"),
     [

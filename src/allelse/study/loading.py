@@ -308,9 +308,10 @@ def _check_undone(changes: Sequence[str]) -> None:
 def _check_take_effect(changes: Sequence[str], factors: Mapping[str, Factor], moved: Sequence[Mapping[str, Stands]]) -> None:
     """Refuse a change of what every arm sets anew: it would be passed over in silence."""
     for change in changes:
-        key, _ = parse_change(change)
-        if key not in factors and (who := _who_sets_anew(key, moved)):
-            raise StudyError(one_line(f"--set {change}: {who} sets {key}, so this would change nothing"))
+        key, value = parse_change(change)
+        for inner in dotted({key: value}) if key not in factors else ():
+            if who := _who_sets_anew(inner, moved):
+                raise StudyError(one_line(f"--set {change}: {who} sets {inner}, so this would change nothing"))
 
 
 def _check_version_takes_effect(
