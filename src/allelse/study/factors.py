@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from math import inf, isfinite
 from typing import Any
 
@@ -15,13 +16,12 @@ from allelse.recipe import NAMING
 from allelse.records import METRICS
 
 COLUMNS = (
-    *("run", "arm", "seed", "status", "error", "accuracy", "purpose"),
+    *("run", "arm", "seed", "status", "error", "purpose"),
     *("n", "mean", "sd", "low", "high", "diverged", "failed", "pending"),
     *METRICS,
 )
 """what the tables call their own columns, so that no factor may have such a name"""
 
-LATE = "{!r} stands after this factor, or is itself; put it before"
 MOST_ARMS = 10_000
 """combinations of levels, the excluded ones too"""
 ALLOWED = "allowed: a list of levels, a table of named levels with the keys each one sets, or { when = …, levels = … }"
@@ -131,15 +131,13 @@ def check_condition(
                 raise place.error((*path, name), f"{name!r} has no level {level_text(level)!r}; {instead_of(level, known)}")
 
 
-def check_conditions(factors: Mapping[str, Factor], place: Place) -> None:
-    """Refuse a ``when`` on anything but levels of the factors before it."""
-    before: dict[str, Factor] = {}
-    for name, factor in factors.items():
-        later = [other for other in factor.when if other in factors and other not in before]
-        if later:
-            raise place.error((*factor.stands, "when"), LATE.format(later[0]))
-        check_condition(factor.when, before, (*factor.stands, "when"), place)
-        before[name] = factor
+def check_when(name: str, factor: Factor, factors: Mapping[str, Factor], place: Place) -> None:
+    """Refuse a ``when`` on anything but levels of the ``factors`` before this one; one that is not among them is the last."""
+    before = dict(takewhile(lambda item: item[0] != name, factors.items()))
+    later = [other for other in factor.when if other in factors and other not in before]
+    if later:
+        raise place.error((*factor.stands, "when"), f"{later[0]!r} stands after this factor, or is itself; put it before")
+    check_condition(factor.when, before, (*factor.stands, "when"), place)
 
 
 def combinations(factors: Mapping[str, Factor], place: Place) -> list[dict[str, Level]]:

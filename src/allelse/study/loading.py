@@ -25,15 +25,7 @@ from allelse.messages import Place, one_line
 from allelse.records import METRICS
 from allelse.study.arms import Arm, Builder, placed
 from allelse.study.changes import covers, dotted, merge, outer_first, parse_change, put
-from allelse.study.factors import (
-    LATE,
-    Factor,
-    check_condition,
-    check_conditions,
-    combinations,
-    read_factors,
-    replaced_levels,
-)
+from allelse.study.factors import Factor, check_condition, check_when, combinations, read_factors, replaced_levels
 from allelse.study.file import MOST_FIRST_SEED, Adjust, Reference, StudyFile, Tune, Version, read
 from allelse.study.tuning import check_tuning, read_tune
 from allelse.study.values import misfit
@@ -181,7 +173,8 @@ def _command(name_or_path: str | Path, version: str, seeds: int | None, first_se
 
 def _check_declared(file: StudyFile, factors: Mapping[str, Factor], place: Place) -> None:
     """Hold conditions, exclusions, adjustments, claims and references against the file's own factors."""
-    check_conditions(factors, place)
+    for name in factors:
+        check_when(name, factors[name], factors, place)
     combined = combinations(factors, place)
     for number, condition in enumerate(file.exclude):
         check_condition(condition, factors, ("exclude", number), place)
@@ -273,10 +266,7 @@ def _with_levels_of(version: str, own: Mapping[str, Factor], put_in: Version, pl
     """The factors with the levels of ``[quick.factors]``, say; a factor that only some arms have stays one."""
     factors = dict(own)
     for name, factor in read_factors(put_in.factors, place, under=f"{version}.factors").items():
-        before = {other: own[other] for other in list(own)[: list(own).index(name)]} if name in own else factors
-        if late := [other for other in factor.when if other in factors and other not in before]:
-            raise place.error((*factor.stands, "when"), LATE.format(late[0]))
-        check_condition(factor.when, factors, (*factor.stands, "when"), place)
+        check_when(name, factor, factors, place)
         factors[name] = factor if factor.when or name not in own else replace(factor, when=own[name].when)
     for number, adjust in enumerate(put_in.adjust or ()):
         check_condition(adjust.where, factors, (version, "adjust", number, "where"), place)
