@@ -85,8 +85,8 @@ def test_recalibrated_statistics_are_those_of_update_bn(training):
 def test_the_three_ways_are_running_recalibrated_and_batch_statistics(training):
     train, test = training.training_images(), (training.test_feed, training.test_index)
     before = {name: values.clone() for name, values in training.network.state_dict().items()}
-    answer = evaluate_three_ways(training.network, train, test, torch.float64, evaluate(training.network, *test, torch.float64))
-    scores = answer[0] if isinstance(answer, tuple) else answer
+    last = evaluate(training.network, *test, torch.float64)
+    scores, _ = evaluate_three_ways(training.network, train, test, torch.float64, last)
     assert set(scores) == {"running", "recalibrated", "batch"}
     for name, values in training.network.state_dict().items():
         assert torch.equal(values, before[name]), f"{name} is left as it was"

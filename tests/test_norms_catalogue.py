@@ -213,7 +213,7 @@ def test_the_scatter_of_means_is_that_of_ghost_batches(training):
     with torch.no_grad():
         x = training.network.blocks[0].conv(x)
     means = x.float().mean((2, 3)).unflatten(0, (400 // size, size)).mean(1)
-    expected = means.std(0, correction=0).view(len(SEEDS), -1)
+    expected = means.std(0).view(len(SEEDS), -1)
     torch.testing.assert_close(scatter[0], expected, rtol=1e-4, atol=1e-6)
     assert all("batch_noise" in result.metrics for result in training.results())
 

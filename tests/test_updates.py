@@ -77,7 +77,7 @@ def test_graphs_of_several_steps_end_where_the_training_does(updates, monkeypatc
     taken = []
 
     step = steps.Steps._step
-    monkeypatch.setattr(steps.Steps, "_step", lambda self, by_branch=True: taken.append(0) or step(self, by_branch))
+    monkeypatch.setattr(steps.Steps, "_step", lambda self, look=None: taken.append(0) or step(self, look))
     values, dataset = values_of(updates, batch_size=2, schedule="cosine"), toy_dataset()
     pack = pack_of(values, (0,))
     found = trained(type(pack)(pack.runs, Way("grouped", graph=True)), dataset)

@@ -127,7 +127,7 @@ def load_checkpoint(
         for number, parameter in enumerate(parameters):  # torch gives all that it loads the weights' type: other bits
             for field, value in state.get(number, {}).items():
                 if isinstance(value, Tensor):
-                    optimizer.state[parameter][field] = optimizer.state[parameter][field].to(value.dtype)
+                    optimizer.state[parameter][field] = value.to(optimizer.state[parameter][field].device)
     return position
 
 

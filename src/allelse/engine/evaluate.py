@@ -140,7 +140,7 @@ def evaluate_three_ways(
 def scatter_of_batch_means(network: Network, images: Iterable[Tensor]) -> list[Tensor]:
     """Standard deviation, over training batches [B, R·C, H, W], of the mean that each BatchNorm sees: [R, C] of each.
 
-    A ghost batch counts as a batch.
+    A ghost batch counts as a batch. Without two batches there is no telling: empty.
     """
     if not batch_norms(network):
         return []
@@ -162,4 +162,4 @@ def scatter_of_batch_means(network: Network, images: Iterable[Tensor]) -> list[T
     network.train()
     for hook in hooks:
         hook.remove()
-    return [torch.stack(found).std(0, correction=0) for found in means]
+    return [torch.stack(found).std(0) for found in means] if min(map(len, means)) > 1 else []

@@ -220,8 +220,8 @@ class Training:
         while steps.done < until:
             if steps.done in probed:
                 step = first + steps.done
-                with self.probe.watching(step, step / self.steps_per_epoch):
-                    steps.alone()
+                with self.probe.watching(step, step / self.steps_per_epoch) as look:
+                    steps.alone(look)
             else:
                 steps.advance(next((place for place in probed if place > steps.done), until))
             if time.perf_counter() - reported > 0.2:
@@ -268,6 +268,8 @@ class Training:
 
     def training_images(self, batch_size: int = EVALUATION_BATCH, batches: int | None = None) -> Iterator[Tensor]:
         """Every replica's subset as the next epoch would show it, in large batches: what statistics are recalibrated over."""
+        if batches is not None:
+            batches = min(batches, len(self.train_index) // batch_size)  # whole ones, as in training
         index_nR = self.train_index if batches is None else self.train_index[: batches * batch_size]
         return self.batches.once(self.draws or self.draw(self.epoch), index_nR, batch_size)
 

@@ -8,7 +8,8 @@ Rows are plain mappings, one a layer and step, with ``layer``, ``step``, ``epoch
     blocks                            effective_rank: (Σλ)² / Σλ² of the covariance of the block's output channels, between
                                       1 and their number (participation ratio; Gao and Ganguli 2015, arXiv:1503.08779)
     BatchNorm, at the end             mean_distance and variance_distance of the running statistics from those of the whole
-                                      training split; batch_noise, how far the means of single training batches scatter
+                                      training split, in the standard deviations that the norm divides by (eps included);
+                                      batch_noise, how far the means of single training batches scatter
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -54,8 +56,9 @@ class Probe:
         self.rows: list[list[Row]] = [[] for _ in range(network.replicas)]
 
     @contextmanager
-    def watching(self, step: int, epoch: float) -> Iterator[None]:
-        """Measure the forward pass inside this block, and the gradients that it leaves behind."""
+    def watching(self, step: int, epoch: float) -> Iterator[Callable[[], None]]:
+        """Measure the forward pass inside this block. It is given what measures the gradients, to be called before the
+        optimiser has its way with them and with the weights."""
         place = {"step": step, "epoch": epoch}
         hooks = []
         for name, module in self.network.named_modules():
@@ -64,10 +67,12 @@ class Probe:
             elif isinstance(module, Block):
                 hooks.append(module.register_forward_hook(self._on_block(name, place)))
         try:
-            yield
+            yield partial(self._look_at_gradients, place)
         finally:
             for hook in hooks:
                 hook.remove()
+
+    def _look_at_gradients(self, place: Row) -> None:
         for name, module in self.network.named_modules():
             weight = getattr(module, "weight", None)
             if (
@@ -115,17 +120,17 @@ class Probe:
         population: Sequence[tuple[Tensor, Tensor]],
         noise: Sequence[Tensor],
     ) -> None:
-        """Rows for every BatchNorm, from (mean, variance) of each, [R, C], and the scatter of batch means, [R, C]."""
-        norms = [name for name, module in self.network.named_modules() if isinstance(module, BatchNorm)]
-        for name, (mean, variance), (true_mean, true_variance), scatter in zip(norms, running, population, noise, strict=True):
-            sd = true_variance.clamp_min(torch.finfo(true_variance.dtype).tiny).sqrt()
-            self._add(
-                name,
-                place,
-                mean_distance=((mean - true_mean).abs() / sd).mean(1),
-                variance_distance=(variance.clamp_min(1e-30) / sd.square()).log().abs().mean(1),
-                batch_noise=(scatter / sd).mean(1),
-            )
+        """Rows for every BatchNorm, from (mean, variance) of each, [R, C], and the scatter of batch means, [R, C], if known."""
+        norms = [(name, module.eps) for name, module in self.network.named_modules() if isinstance(module, BatchNorm)]
+        moments = zip(norms, running, population, strict=True)
+        for number, ((name, eps), (mean, variance), (true_mean, true_variance)) in enumerate(moments):
+            sd = (true_variance + eps).sqrt()  # what a norm divides by, also where a channel is constant
+            distances = {
+                "mean_distance": ((mean - true_mean).abs() / sd).mean(1),
+                "variance_distance": ((variance + eps) / sd.square()).log().abs().mean(1),
+            }
+            scatter = {"batch_noise": (noise[number] / sd).mean(1)} if noise else {}
+            self._add(name, place, **distances, **scatter)
 
 
 def norm_of_replica(values: Tensor) -> Tensor:
@@ -135,8 +140,11 @@ def norm_of_replica(values: Tensor) -> Tensor:
 
 def participation_ratio(x_RNCP: Tensor) -> Tensor:
     """(Σλ)² / Σλ² of the channel covariance of each replica, over at most ``ROWS_FOR_RANK`` evenly spaced positions: [R]."""
+    positions = x_RNCP.shape[3]
     x_RMC = x_RNCP.permute(0, 1, 3, 2).flatten(1, 2)
     stride = -(-x_RMC.shape[1] // ROWS_FOR_RANK)
+    while math.gcd(stride, positions) > 1:  # else some columns of the images are never seen
+        stride += 1
     x_RMC = x_RMC[:, ::stride].float()
     x_RMC = x_RMC - x_RMC.mean(1, keepdim=True)
     covariance = x_RMC.transpose(1, 2) @ x_RMC

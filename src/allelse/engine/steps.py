@@ -90,9 +90,10 @@ class Steps:
                 for group in optimizer.param_groups:
                     group["lr"] = rate
 
-    def alone(self) -> None:
-        """One step that is not recorded, of the packed network whatever the branches, so that hooks on it are called."""
-        self._step(by_branch=False)
+    def alone(self, look: Callable[[], None]) -> None:
+        """One step that is not recorded, of the packed network whatever the branches, so that hooks on it are called;
+        ``look`` is called between its backward pass and the optimiser."""
+        self._step(look)
         self.done += 1
 
     def advance(self, until: int) -> None:
@@ -105,9 +106,8 @@ class Steps:
             self.done += 1
 
     def is_ready(self, steps_per_epoch: int) -> bool:
-        """Whether all that an epoch of so many steps replays is recorded."""
-        wanted = [self.many] if self.graph and steps_per_epoch >= STEPS_A_REPLAY else [self.one]
-        return all(recorded.is_ready for recorded in wanted)
+        """Whether that is recorded which makes up most of an epoch of so many steps."""
+        return (self.many if self.graph and steps_per_epoch >= STEPS_A_REPLAY else self.one).is_ready
 
     def score(self) -> tuple[Tensor, Tensor]:
         """Mean loss in nats and accuracy in percent of the epoch's steps so far, each [R]."""
@@ -117,17 +117,19 @@ class Steps:
         for _ in range(STEPS_A_REPLAY):
             self._step()
 
-    def _step(self, by_branch: bool = True) -> None:
+    def _step(self, look: Callable[[], None] | None = None) -> None:
         place = self._begin_step()
         if self.keeps_gradients:
             zero_gradients(self.network)
         else:
             for optimizer in self.optimizers:
                 optimizer.zero_grad(set_to_none=True)
-        if self.branches and by_branch:
+        if self.branches and look is None:
             self._side_by_side([self._branch(replica, place) for replica in range(len(self.branches))])
         else:
             self._forward_and_backward(self.network, place, slice(None))
+        if look is not None:
+            look()
         for optimizer in self.optimizers:
             optimizer.step()
         if self.averaged:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from allelse import stats
@@ -68,8 +69,8 @@ class Contents:
     question: str
     state: str
     """how much of it is finished, with n and hardware"""
-    caveat: tuple[str, str] | None
-    """what must be said of a quick or a scaled study: its kind, and what that means"""
+    caveats: tuple[tuple[str, str], ...]
+    """what must be said of a study that is not run as its file declares it: in what, and what that means"""
     tally: str
     cards: tuple[Card, ...]
     arms: Table | None
@@ -106,7 +107,7 @@ def contents(findings: Findings) -> Contents:
         name=str(definition.get("name", "unnamed study")),
         question=str(definition.get("question", "")),
         state=_state(findings),
-        caveat=next((text for kind, text in CAVEATS.items() if definition.get(kind)), None),
+        caveats=tuple(_caveats(findings)),
         tally=_tally(findings.verdicts),
         cards=tuple(_card(findings, verdict) for verdict in findings.verdicts),
         arms=arm_table(findings),
@@ -279,6 +280,13 @@ def _mechanism_notes(findings: Findings) -> list[str]:
 def _same(findings: Findings) -> list[str]:
     lines = [line[0].upper() + line[1:] + "." for line in pairing(findings.runs)]
     return lines or ["No run is finished, so no fingerprint can be compared yet."]
+
+
+def _caveats(findings: Findings) -> Iterator[tuple[str, str]]:
+    yield from (text for kind, text in CAVEATS.items() if findings.definition.get(kind))
+    if changes := [f"{option} {shlex.quote(change)}" for option, change in findings.changes]:
+        told = f"{' '.join(changes)}. The study file declares otherwise: these verdicts speak of what was run."
+        yield "Changed by the command:", told
 
 
 def _again(findings: Findings) -> tuple[str, list[str]]:

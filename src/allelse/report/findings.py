@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -161,6 +163,19 @@ class Findings:
             return str(part.get("command") or f"{command}{moved}")
 
         return list(dict.fromkeys(map(of, self.parts))) or [command]
+
+    @cached_property
+    def changes(self) -> list[tuple[str, str]]:
+        """What the commands ask for otherwise than the study file: ``--seeds`` or ``--set`` with its value, each once."""
+
+        def words(command: str) -> list[str]:
+            try:
+                return shlex.split(command)
+            except ValueError:  # no command of ours: a quotation without an end
+                return command.split()
+
+        given = [pair for command in self.commands for pair in pairwise(words(command)) if pair[0] in ("--seeds", "--set")]
+        return list(dict.fromkeys(given))
 
     @cached_property
     def machines(self) -> list[str]:

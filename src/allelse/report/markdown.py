@@ -39,8 +39,8 @@ def _blocks(told: Contents) -> Iterator[str]:
     yield f"# {escape(told.name)}"
     yield f"**{escape(told.question)}**"
     yield escape(told.state)
-    if told.caveat:
-        yield f"**{told.caveat[0]}** {told.caveat[1]}"
+    for heading, what in told.caveats:
+        yield f"**{heading}** {escape(what)}"
     yield "## Verdicts"
     yield escape(told.tally)
     for card in told.cards:

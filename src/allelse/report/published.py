@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
-from typing import Any
+from collections.abc import Sequence
 
 from allelse import stats
 from allelse.claims import arm_text
@@ -77,7 +74,8 @@ def notes(findings: Findings) -> list[str]:
     for reason, arms in arms_from_reason.items():
         lines.append(f"Cannot tell: {reason}" + ("." if everywhere else f" ({'; '.join(arms)})."))
     lines += dict.fromkeys(f"Note on {name_of(findings, one)} by {one.source}: {one.note}" for one in shown if one.note)
-    if changes := _changes(definition):
+    set_ = [change for option, change in findings.changes if option == "--set"]
+    if changes := [change for change in set_ if change.partition("=")[0].strip() not in findings.levels]:
         lines.append(
             f"This run was changed by {', '.join(changes)}: the published figures belong to the study file's own recipe."
         )
@@ -112,13 +110,3 @@ def _prediction(one: stats.Comparison) -> str:
         return NONE
     place = "theirs inside" if one.is_expected else "theirs outside"
     return f"{value(one.prediction_low, one.metric)} to {value(one.prediction_high, one.metric)}, {place}"
-
-
-def _changes(definition: Mapping[str, Any]) -> list[str]:
-    """What ``--set`` changed of the recipe, as it was given."""
-    try:
-        words = shlex.split(definition.get("command", ""))
-    except ValueError:  # no command of ours: a quotation without an end
-        words = definition["command"].split()
-    given = [change for option, change in pairwise(words) if option == "--set"]
-    return [change for change in given if change.partition("=")[0].strip() not in definition["factors"]]
