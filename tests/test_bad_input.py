@@ -123,6 +123,8 @@ def test_images_of_mixed_size(file, tmp_path):
         ("cuda:x", "--device cuda:x: unknown device; did you mean 'cuda'? allowed: auto, cpu, cuda, mps"),
         ("cuda:01", "--device cuda:01: unknown device; did you mean 'cuda'? allowed: auto, cpu, cuda, mps"),
         ("cuda:²", "--device cuda:²: unknown device; did you mean 'cuda'? allowed: auto, cpu, cuda, mps"),
+        ("cpu:", "--device cpu:: unknown device; did you mean 'cpu'? allowed: auto, cpu, cuda, mps"),
+        ("auto:1", "--device auto:1: unknown device; did you mean 'auto'? allowed: auto, cpu, cuda, mps"),
         ("cpu:0", "--device cpu:0: unknown device; did you mean 'cpu'? allowed: auto, cpu, cuda, mps"),
         ("cuda", "--device cuda: not on this machine; here: cpu; leave --device out to take the best"),
     ],

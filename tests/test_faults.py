@@ -21,6 +21,7 @@ from allelse import engine, launch, store, study
 from allelse.errors import StoreError
 from allelse.launch import local
 from allelse.launch.log import Log
+from allelse.progress import journal
 from allelse.records import RunSpec
 from allelse.store import folder as opening
 from allelse.store import holder
@@ -275,6 +276,17 @@ def test_pipes_devices_folders_and_links_to_nothing_are_one_line_and_never_hang(
         pass
     assert mistake("status", out)
     assert not (tmp_path / "nothing").exists()
+
+
+@pytest.mark.parametrize("name", ["allelse.log", journal.FILE])
+def test_a_pipe_beside_a_store_never_hangs_those_who_look(name, tmp_path):
+    out = write_store(tmp_path / "out")
+    os.mkfifo(out / name)
+    process = subprocess.run(
+        [sys.executable, "-m", "allelse", "status", out], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert process.returncode == 0, process.stderr
+    assert "done" in process.stdout
 
 
 def test_a_folder_that_is_a_link_is_followed_and_one_to_nothing_is_told(tmp_path):

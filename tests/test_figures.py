@@ -268,6 +268,19 @@ def test_every_caption_states_n_the_hardware_and_the_precision(tmp_path):
 # ── files ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.parametrize("series", [1, 2, 3])
+def test_seeds_beside_each_other_at_each_doubling_are_as_far_apart_at_all(tmp_path, series):
+    factors = {"model.norm": ["a", "b", "c"][:series], "batch_size": [2, 16, 128]}
+    canvas = drawing.draw(accuracy(findings_of(tmp_path, definition(factors=factors, claims=[]))))
+    [axes] = canvas.axes
+    dots = [line.get_xdata() for line in axes.lines if line.get_linestyle() == "None" and len(line.get_xdata()) == 15]
+    assert len(dots) == series
+    for x in dots:
+        spread = np.ptp(np.log2(np.reshape(x, (5, 3))), axis=0)
+        assert spread[0] > 0.05
+        assert spread == pytest.approx([spread[0]] * 3)
+
+
 def test_what_is_not_drawn_is_told(tmp_path):
     described = definition(factors={"model.activation": [f"part{number}" for number in range(9)]}, claims=[])
     found = findings_of(tmp_path, described)

@@ -212,6 +212,18 @@ def test_images_too_small_for_the_model_are_found_before_training(load, digits, 
         assert str(caught.value) == expected
 
 
+@pytest.mark.parametrize(("pools", "fits"), [([1, 2], True), ([1, 2, 3], False)])
+def test_a_single_image_is_refused_where_it_leaves_a_norm_one_value_a_channel(load, digits, pools, fits):
+    arm = load(changes=["model.depth=4", f"model.pool={pools}", "batch_size=1"]).arms[0]
+    if fits:
+        check_arm(arm, digits)
+    else:
+        with pytest.raises(
+            StudyError, match=r"batch_size: 1 gives BatchNorm one value a channel in blocks\.3\.norm and no var"
+        ):
+            check_arm(arm, digits)
+
+
 @pytest.mark.parametrize(("length", "last", "epochs"), [("epochs=3", 2, "3"), ("updates=13", 3, "3.25")])
 @pytest.mark.parametrize(
     ("schedule", "key", "why"),

@@ -43,6 +43,30 @@ def test_both_pages_say_of_what_recipe_the_verdicts_speak(tmp_path, kind, says):
     assert (f"<strong>{says.strip('*')}</strong>" in page.read_text("utf-8")) if kind else True
 
 
+@pytest.mark.parametrize(
+    ("command", "says"), [("", False), (" --quick --first-seed 3", False), (" --seeds 2 --set 'a=[\"b c\"]'", True)]
+)
+def test_both_pages_say_what_the_command_changed(tmp_path, command, says):
+    page = write_report(write_store(tmp_path, definition(command=f"allelse run made-up{command}")))
+    head = page.with_name("report.md").read_text("utf-8").partition("## Verdicts")[0]
+    assert ("**Changed by the command:**" in head) == says
+    if says:
+        assert "--seeds 2 --set 'a=\\[\"b c\"\\]'. The study file declares otherwise" in head
+        assert "<strong>Changed by the command:</strong> --seeds 2 --set" in page.read_text("utf-8")
+
+
+@pytest.mark.parametrize(("gaps", "says"), [([0.3] * 2, False), ([0.3] * 9, True), ([0.28, 0.3, 0.29, 0.31, 0.3], True)])
+def test_equal_gaps_of_few_seeds_are_a_coincidence_and_no_proof_of_a_lag(tmp_path, gaps, says):
+    def one(spec, value):
+        metrics = {"accuracy": 50.0, "accuracy_running": 50.0, "accuracy_recalibrated": 50.0 + gaps[spec.seed]}
+        return replace(result(spec, value), metrics=metrics)
+
+    made = definition(factors={"model.depth": [1]}, claims=[], seeds=list(range(len(gaps))))
+    page = write_report(write_store(tmp_path, made, one)).with_name("report.md").read_text("utf-8")
+    assert "The widest distance between recalibrated and running statistics is +0.3" in page
+    assert ("was not lost in learning" in page) == says
+
+
 def test_the_first_lines_say_on_what_when_and_how_long(tmp_path):
     def one(spec, value):
         started = f"2026-01-0{1 + spec.seed}T00:00:00+00:00"

@@ -171,6 +171,21 @@ def test_a_run_that_diverges_with_its_very_last_step_is_no_result():
     assert "weights" in result.error
 
 
+def test_fp32_means_fp32_whatever_a_notebook_set_before(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    torch.set_float32_matmul_precision("high")
+    try:
+        trained(pack_of(tiny_recipe(epochs=1), [3]), toy_dataset())
+        assert torch.get_float32_matmul_precision() == "highest"
+        assert not torch.backends.cuda.matmul.allow_tf32
+        assert not torch.backends.cudnn.allow_tf32
+        assert torch.backends.cudnn.deterministic
+        assert not torch.backends.cudnn.benchmark
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 @pytest.mark.parametrize("batch_size", [1, 2])
 @pytest.mark.parametrize("norm", ["batch", "layer"])
 def test_the_smallest_batches_train(norm, batch_size):

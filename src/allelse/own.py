@@ -6,8 +6,10 @@ so that no one's code runs because a folder of results is read.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import importlib
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -122,6 +124,7 @@ def receive(sent: Sequence[Sources]) -> None:
             if any(_text(folder / name) != text for name, text in sources.text_from_file.items()):
                 _forget(folder)  # a child process begins with its parent's places
                 folder = Path(tempfile.mkdtemp(prefix="allelse-"))
+                atexit.register(shutil.rmtree, folder, ignore_errors=True)
                 for name, text in sources.text_from_file.items():
                     (folder / name).parent.mkdir(parents=True, exist_ok=True)
                     (folder / name).write_bytes(text)

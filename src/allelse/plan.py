@@ -13,8 +13,8 @@ from typing import Any
 
 from allelse import data
 from allelse.errors import DataError, RecipeError, StoreError
-from allelse.models import Layer, layer_table
-from allelse.recipe import MLP, BatchRenorm, BatchStatistics, OwnModel, OwnPart, Schedule, Step, Work
+from allelse.models import Layer, layer_rows, layer_table
+from allelse.recipe import BatchRenorm, BatchStatistics, OwnModel, OwnPart, Schedule, Step, Work
 from allelse.records import Pack, RunSpec, Way, canonical_json
 from allelse.study import Arm, Study
 
@@ -226,8 +226,12 @@ def check_arm(arm: Arm, dataset: data.Dataset) -> None:
     _check_schedule(recipe.schedule, steps / (len(train) // recipe.batch_size))
     layers(arm, dataset)
     norm = getattr(recipe.model, "norm", None)
-    if recipe.batch_size == 1 and isinstance(norm, BatchStatistics) and isinstance(recipe.model, MLP):
-        raise RecipeError("1 gives BatchNorm one value a feature and no variance; allowed: at least 2", ("batch_size",))
+    if recipe.batch_size == 1 and isinstance(norm, BatchStatistics):
+        for row in layer_rows(recipe.model, _image_shape(dataset), len(dataset.classes)):
+            if row.name.rpartition(".")[2].startswith("norm") and prod(row.output_shape[1:]) == 1:
+                raise RecipeError(
+                    f"1 gives BatchNorm one value a channel in {row.name} and no variance; allowed: at least 2", ("batch_size",)
+                )
     if isinstance(norm, BatchRenorm) and norm.hold_steps >= steps:
         raise RecipeError(
             f"{norm.hold_steps} leaves plain batch normalisation in all {steps} training steps; allowed: 0 to {steps - 1}",
@@ -254,8 +258,12 @@ def _check_schedule(schedule: Schedule, epochs: float) -> None:
 
 def layers(arm: Arm, dataset: data.Dataset) -> tuple[Layer, ...]:
     """The parameters of one network of this arm."""
+    return layer_table(arm.recipe.model, _image_shape(dataset), len(dataset.classes))
+
+
+def _image_shape(dataset: data.Dataset) -> tuple[int, int, int]:
     height, width, channels = dataset.train_images.shape[1:]
-    return layer_table(arm.recipe.model, (height, width, channels), len(dataset.classes))
+    return height, width, channels
 
 
 def parameters(arm: Arm, dataset: data.Dataset) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import platform
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -13,18 +14,29 @@ from allelse.errors import DeviceError, did_you_mean
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
-# Resuming must give the same bits, and fp32 must mean fp32: no kernels whose sums come in any order, no TF32 in disguise, no
-# sums in bf16 where a product is split.
-torch.backends.cudnn.deterministic = True
-torch.backends.cudnn.allow_tf32 = False
-torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
 
-# glibc gives every tensor of over 32 MB back to the system when it is freed, and the next one is paid for page by page: a
-# fifth of the training and half of the evaluation on two cores. Keep the memory (M_MMAP_MAX = 0, M_TRIM_THRESHOLD = 2 GB).
-with suppress(OSError, AttributeError, TypeError):  # no glibc: macOS, Windows, musl
-    _libc = ctypes.CDLL(None)
-    _libc.mallopt(-4, 0)
-    _libc.mallopt(-1, 2**31 - 1)
+def settle() -> None:
+    """Set what torch has one setting of a process for, whatever it was before: every training begins with this.
+
+    Resuming must give the same bits, and fp32 must mean fp32: no kernels that are chosen by a race or whose sums come in any
+    order, no TF32 in disguise, no sums in bf16 where a product is split.
+    """
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    _keep_memory()
+
+
+@cache
+def _keep_memory() -> None:
+    # glibc gives every tensor of over 32 MB back to the system when it is freed, and the next one is paid for page by page: a
+    # fifth of the training and half of the evaluation on two cores. Keep it (M_MMAP_MAX = 0, M_TRIM_THRESHOLD = 2 GB).
+    with suppress(OSError, AttributeError, TypeError):  # no glibc: macOS, Windows, musl
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-4, 0)
+        libc.mallopt(-1, 2**31 - 1)
 
 
 def find_device(name: str = "auto") -> torch.device:
@@ -36,11 +48,11 @@ def find_device(name: str = "auto") -> torch.device:
         DeviceError: no such device here.
     """
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    kind, _, index = name.partition(":")
-    if kind == "auto":
+    kind, colon, index = name.partition(":")
+    if name == "auto":
         return torch.device("cuda" if available["cuda"] else "cpu")
     is_whole = index.isascii() and index.isdigit() and index == str(int(index))
-    if kind not in available or (index and not (is_whole and kind == "cuda")):
+    if kind not in available or (colon and not (is_whole and kind == "cuda")):
         raise DeviceError(f"--device {name}: unknown device; {did_you_mean(name, DEVICES)}")
     here = [kind for kind, there in available.items() if there]
     if not available[kind] or (kind == "cuda" and index and int(index) >= torch.cuda.device_count()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import time
@@ -18,11 +17,10 @@ import torch
 from torch import Tensor
 
 from allelse import data, recipe
-from allelse.blocks import Conv2d, Linear
 from allelse.engine.averaging import Averaged
 from allelse.engine.batches import EVALUATION_BATCH, TrainingBatches, feed_of
 from allelse.engine.checkpoint import CannotSave, Position, load_checkpoint, save_checkpoint
-from allelse.engine.device import compute_dtype
+from allelse.engine.device import compute_dtype, settle
 from allelse.engine.draws import Draws, draw_epoch
 from allelse.engine.evaluate import (
     Score,
@@ -34,6 +32,7 @@ from allelse.engine.evaluate import (
     recalibrated,
     scatter_of_batch_means,
 )
+from allelse.engine.fingerprints import Fingerprints
 from allelse.engine.graphs import Recorded
 from allelse.engine.optim import build_optimizer, counts_on_its_device, learning_rates
 from allelse.engine.own import acts_on_whole_tensors, can_be_recorded
@@ -44,7 +43,7 @@ from allelse.engine.rows import row_networks
 from allelse.engine.scores import final_scores
 from allelse.engine.steps import Steps
 from allelse.engine.ways import compute_by
-from allelse.models import Network, build_network, initialise, stacked_parameters
+from allelse.models import Network, build_network, initialise
 from allelse.records import Pack, RunResult
 from allelse.seeds import stream
 
@@ -99,6 +98,7 @@ class Training:
     """The state of one pack between epochs."""
 
     def __init__(self, pack: Pack, dataset: data.Dataset, device: torch.device) -> None:
+        settle()
         self.pack = pack
         self.device = device
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -175,18 +175,7 @@ class Training:
         self.seconds = {"train": 0.0, "evaluate": 0.0}
         self.diverged = np.zeros(len(pack.runs), dtype=bool)
         self.history: list[list[dict[str, float]]] = [[] for _ in pack.runs]
-        self.fingerprints = [
-            {"data": dataset.fingerprint, "subset": hashlib.sha256(subset.tobytes()).hexdigest()[:16]}
-            for subset in self.subsets
-        ]
-        for full_name, module, name, parameter in stacked_parameters(self.network):
-            shape = "x".join(map(str, parameter.shape[1:]))
-            if name == "bias" and isinstance(module, (Conv2d, Linear)):  # its range follows from its layer's inputs
-                shape += " of " + "x".join(map(str, module.weight.shape[1:]))
-            if rule := module.rule(name):
-                shape += f" by {rule}"
-            for fingerprint, values in zip(self.fingerprints, parameter.detach().cpu().numpy(), strict=True):
-                fingerprint[f"init {full_name} {shape}"] = hashlib.sha256(values.tobytes()).hexdigest()[:16]
+        self.fingerprints = Fingerprints(self.recipe, dataset, self.subsets, self.network)
 
     def _lr(self, optimizer: recipe.Optimizer) -> float:
         return optimizer.scaled_lr(self.recipe.batch_size)
@@ -211,7 +200,7 @@ class Training:
         """One pass over every replica's subset, then the evaluation."""
         begun = reported = time.perf_counter()
         draws = self.draws or self.draw(self.epoch)
-        self._fingerprint(draws)
+        self.fingerprints.add_epoch(draws)
         first, steps, until = self.epoch * self.steps_per_epoch, self.steps, self.steps_of(self.epoch)
         steps.begin(first, draws)
         if self.averaged:
@@ -295,12 +284,6 @@ class Training:
             for seed, subset in zip(self.pack.seeds, self.subsets, strict=True)
         ]
 
-    def _fingerprint(self, draws: list[Draws]) -> None:
-        for fingerprint, drawn in zip(self.fingerprints, draws, strict=True):
-            for name, epoch_digest in zip(("order", "augmentation"), drawn.digests(), strict=True):
-                chained = fingerprint.get(name, "") + epoch_digest
-                fingerprint[name] = hashlib.sha256(chained.encode()).hexdigest()[:16]
-
     def results(self) -> list[RunResult]:
         """The final scores, three ways, of every run."""
         begun = time.perf_counter()
@@ -335,31 +318,12 @@ class Training:
             status="diverged" if diverged else "done",
             metrics={} if diverged else metrics,
             epochs=self.history[replica],
-            fingerprints=self._named(self.fingerprints[replica]),
+            fingerprints=self.fingerprints.named(replica, self.epoch),
             probes=self.probe.rows[replica],
             timing=timing,
             provenance=provenance(self.device, self.dtype, self.started),
             error=error if diverged else None,
         )
-
-    def _named(self, fingerprint: dict[str, str]) -> dict[str, str]:
-        """The fingerprint under names that say what it depends on, so that only what should be equal has one name."""
-        shape = "x".join(map(str, self.image_shape))
-        source = f"{self.recipe.dataset} {shape}"
-        subset = f"{source}: {len(self.subsets[0])} images"
-        parts = "+".join("".join(map(str, part.model_dump().values())) for part in self.recipe.augment) or "none"
-        if self.recipe.augmentation(recipe.Mixup) or self.recipe.augmentation(recipe.CutMix):
-            parts += f" within {len(self.subsets[0])}"  # where partners are drawn from
-        detail_from_name = {
-            "data": source,
-            "subset": subset,
-            "order": f"{subset} {self.epoch} epochs",
-            "augmentation": f"{parts} of {len(self.train_feed)} {shape} {self.epoch} epochs",
-        }
-        return {
-            f"{name} {detail_from_name[name]}" if name in detail_from_name else name: value
-            for name, value in fingerprint.items()
-        }
 
     def _networks(self) -> dict[str, Network]:
         return {"network": self.network, **({"averaged": self.averaged.network} if self.averaged else {})}
@@ -372,7 +336,7 @@ class Training:
             "diverged": self.diverged.tolist(),
             "history": self.history,
             "probes": self.probe.rows,
-            "fingerprints": self.fingerprints,
+            "fingerprints": self.fingerprints.plain,
         }
         save_checkpoint(checkpoint, self.pack.id, self._networks(), self.optimizers, position)
 
@@ -385,7 +349,7 @@ class Training:
             self.diverged = np.array(position["diverged"], dtype=bool)
             self.history = position["history"]
             self.probe.rows = position["probes"]
-            self.fingerprints = position["fingerprints"]
+            self.fingerprints.plain = position["fingerprints"]
 
 
 def _shuffled(index_nR: np.ndarray) -> np.ndarray:

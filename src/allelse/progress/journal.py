@@ -70,6 +70,8 @@ def write(folder: Path, journal: Journal) -> bool:
 def read(folder: Path) -> Journal | None:
     """The journal of an output folder; ``None`` where there is none that can be trusted."""
     try:
+        if not (folder / FILE).is_file():  # a pipe would wait for ever
+            return None
         with (folder / FILE).open("rb") as opened:
             raw = opened.read(MOST_BYTES + 1)
         values = json.loads(raw) if len(raw) <= MOST_BYTES else None

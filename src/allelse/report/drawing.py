@@ -80,7 +80,7 @@ def _draw_chart(canvas: Canvas, chart: Chart) -> None:
         if chart.y_scale == "log":
             axes.set_yscale("log")
         for number, line in enumerate(panel.lines):
-            _draw_line(axes, line, _nudge(chart, number, len(panel.lines)), marks > MANY)
+            _draw_line(axes, line, _nudge(chart, number, len(panel.lines)), marks > MANY, chart.x_scale == "log2")
         axes.set_title(drawable(panel.title, 48))
         axes.set_ylabel(chart.y_label)
         if chart.ticks:
@@ -120,7 +120,7 @@ def _nudge(chart: Chart, number: int, lines: int) -> tuple[float, float]:
     return (1.0, share * step)
 
 
-def _draw_line(axes: Axes, line: Line, nudge: tuple[float, float], many: bool) -> None:
+def _draw_line(axes: Axes, line: Line, nudge: tuple[float, float], many: bool, log: bool) -> None:
     colour, x = _colour(line.style), np.array(line.x) * nudge[0] + nudge[1]
     mean = np.array(line.mean)
     if line.seeds and line.seeds_as == "lines":
@@ -128,9 +128,9 @@ def _draw_line(axes: Axes, line: Line, nudge: tuple[float, float], many: bool) -
         axes.add_collection(LineCollection(segments, colors=colour, linewidths=0.6, alpha=0.35, zorder=1, rasterized=many))
     elif line.seeds:
         seeds = np.array(line.seeds)
-        gap = np.min(np.diff(np.log2(x) if nudge[1] == 0 and nudge[0] != 1 else x)) if len(x) > 1 else 1.0
+        gap = np.min(np.diff(np.log2(x) if log else x)) if len(x) > 1 else 1.0
         shift = _jitter(len(seeds))[:, None] * 0.07 * gap
-        places = x * 2.0**shift if nudge[0] != 1 else x + shift
+        places = x * 2.0**shift if log else x + shift
         axes.plot(
             np.broadcast_to(places, seeds.shape).ravel(),
             seeds.ravel(),
