@@ -101,6 +101,21 @@ def test_a_way_that_fails_is_passed_over_and_a_pack_that_does_not_fit_is_tried_s
     assert plan.choose(10, lambda *pack: rate_from_pack.get(pack), lambda rate: 1e9, 1, GPU) == plan.Choice(4, GPU[2], 30.0)
 
 
+@pytest.mark.parametrize(
+    ("rates", "taken", "asked"),
+    [
+        ({1: 10, 2: 25, 4: 30, 10: 12}, 4, [1, 10, 4, 2]),
+        ({1: 10, 2: 40, 4: 30, 10: 12}, 2, [1, 10, 4, 2]),
+        ({1: 10, 2: 25, 4: 30, 10: 60}, 10, [1, 10, 4]),
+        ({1: 10, 2: 8, 4: 6, 10: 7}, 1, [1, 10, 4]),
+    ],
+)
+def test_a_gpu_is_asked_for_smaller_packs_while_they_are_faster(rates, taken, asked):
+    seen = []
+    assert choose(10, lambda size: seen.append(size) or float(rates[size]), ways=GPU).replicas == taken
+    assert list(dict.fromkeys(seen)) == asked
+
+
 def test_a_device_that_cannot_record_graphs_trains_without():
     rate_from_pack = {(1, SERIAL): 10.0, (10, SERIAL): 30.0}
     assert plan.choose(10, lambda *pack: rate_from_pack.get(pack), lambda rate: 1e9, 1, GPU).way == SERIAL

@@ -59,7 +59,7 @@ def load(
 
 def _check(name: str, given: object, allowed: str, *kinds: type) -> None:
     """One line about an argument of another type, where Python would fail somewhere within."""
-    if not isinstance(given, kinds) or (isinstance(given, bool) and bool not in kinds):
+    if not isinstance(given, kinds) or isinstance(given, bool):
         raise AllelseError(f"{name} = {given!r}; allowed: {allowed}")
 
 

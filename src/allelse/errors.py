@@ -17,7 +17,7 @@ import re
 MOST_LETTERS = 2_000
 """of a message; what is longer carries a user's whole value along, and loses its middle"""
 
-_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def inert(text: str) -> str:
@@ -26,7 +26,12 @@ def inert(text: str) -> str:
     Control characters but line breaks and tabs, marks that turn the direction of writing, and bytes that are no UTF-8 are
     written as Python does: ``\\x1b``.
     """
-    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+    return OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def one_line(error: object) -> str:
+    """The text of an error without line breaks or runs of blanks."""
+    return " ".join(str(error).split())
 
 
 class AllelseError(Exception):

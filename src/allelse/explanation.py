@@ -10,7 +10,7 @@ import torch
 
 from allelse import data, recipe
 from allelse.blocks import Linear
-from allelse.claims import level_text
+from allelse.design import level_text
 from allelse.engine.optim import build_optimizer
 from allelse.errors import StudyError, did_you_mean
 from allelse.models import LayerRow, build_network, initialise, layer_rows, stacked_parameters

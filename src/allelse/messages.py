@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from allelse.errors import StudyError, did_you_mean
+from allelse.errors import StudyError, did_you_mean, one_line
 
 Path = Sequence[str | int]
 
@@ -133,11 +133,6 @@ def describe(error: Mapping[str, Any]) -> str:
     if kind == "missing":
         return ALLOWED_FROM_TYPE[kind]
     return f"{given}; {ALLOWED_FROM_TYPE.get(kind, one_line(error['msg']))}"
-
-
-def one_line(error: object) -> str:
-    """The text of an error without line breaks or runs of blanks."""
-    return " ".join(str(error).split())
 
 
 def line_of(text: str, path: Path) -> int | None:

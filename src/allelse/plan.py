@@ -290,8 +290,10 @@ def choose(
 ) -> Choice:
     """The pack size and the way that train most images a second.
 
-    Sizes about double, and each is tried in every way; the search ends with the first size that is clearly slower than the
-    best so far, or when it has cost its share of the training.
+    Sizes about double, and each is tried in every way. Where there is but one way, the search begins with the smallest size
+    and ends with one that is clearly slower than the best; where there are several, as on a GPU, where the largest pack that
+    fits is hardly ever slower, it begins with the largest and ends with one that is slower than the size before. Either ends
+    when it has cost its share of the training.
 
     Arguments:
         runs: to share out.
@@ -308,10 +310,8 @@ def choose(
         return Choice(1, lone, None)
     best, best_rate = Choice(1, lone, alone), alone
     begun = time.perf_counter()
-    # With several ways this is a GPU: there the largest pack is hardly ever slower, and it comes first; a smaller one is only
-    # tried when it does not fit.
-    sizes = list(_sizes(runs)) if len(ways) == 1 else list(_sizes(runs))[::-1]
-    for size in sizes:
+    largest_first, before = len(ways) > 1, 0.0
+    for size in list(_sizes(runs))[:: -1 if largest_first else 1]:
         fastest = 0.0
         for way in (*ways[1:], lone):
             may_cost = max(MEASURING_SHARE * seconds_at(best_rate), MEASURING_SECONDS)
@@ -321,8 +321,9 @@ def choose(
             fastest = max(fastest, rate)
             if rate >= best_rate * GAIN_TO_PACK_MORE:
                 best, best_rate = Choice(size, way, rate), rate
-        if fastest > 0 if len(ways) > 1 else fastest < best_rate * CLEARLY_SLOWER:
+        if fastest < (before if largest_first else best_rate * CLEARLY_SLOWER):
             break
+        before = fastest
     return best
 
 

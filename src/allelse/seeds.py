@@ -16,7 +16,8 @@ def stream(seed: int, purpose: str, *keys: str | int) -> np.random.Generator:
 
     Arguments:
         seed: the replication.
-        purpose: what is drawn: ``init``, ``dropout``, ``order``, ``augment``, ``subset``, ``validation``,
+        purpose: what is drawn: ``init``, ``dropout``, ``order``, ``augment``, ``subset``, ``validation``; of no seed,
+            ``split`` for test images where a data set has none, and ``evaluate`` for the order in which images are scored;
             or ``check`` for the images and weights that parts of the user's own are tried on.
         keys: what tells draws of this purpose apart: a layer's name and shape, or an epoch.
 

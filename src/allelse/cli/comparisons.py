@@ -8,8 +8,8 @@ from itertools import groupby
 import pandas as pd
 from rich.table import Table
 
-from allelse.claims import arm_text
 from allelse.cli.tables import as_csv, as_json, make_console, make_table
+from allelse.design import arm_text
 from allelse.errors import StudyError
 from allelse.report import Findings
 from allelse.report.published import name_of, notes, summary_text, with_metric

@@ -10,7 +10,7 @@ import tarfile
 from pathlib import Path
 
 from allelse.data.cifar import Cifar
-from allelse.errors import DataError
+from allelse.errors import DataError, one_line
 
 _MOST_MEMBERS = 64
 _MOST_OTHER_BYTES = 1 << 20  # readme, class names: a megabyte is plenty
@@ -67,7 +67,7 @@ def read_archive(cifar: Cifar, path: Path) -> dict[str, bytes]:
     except _TooLong:
         raise DataError(f"{path} unpacks to more than {cifar.name} has; use an official archive") from None
     except Exception as error:  # tarfile and gzip raise nearly anything on a damaged file
-        reason = " ".join(str(error).split())[:120]
+        reason = one_line(error)[:120]
         raise DataError(
             f"the archive {path} is damaged or cut short ({reason}); delete it and run `allelse data fetch {cifar.name}`"
         ) from error

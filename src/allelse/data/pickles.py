@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from allelse.errors import DataError
+from allelse.errors import DataError, one_line
 
 
 class _Type:
@@ -93,7 +93,7 @@ def read_batch(content: bytes, label_key: str, where: str) -> tuple[np.ndarray, 
         _check_memo(content)
         batch = _Reader(io.BytesIO(content), encoding="latin1").load()
     except Exception as error:  # a damaged pickle raises nearly anything
-        reason = " ".join(str(error).split())[:120]
+        reason = one_line(error)[:120]
         raise DataError(f"{where} is no CIFAR batch that is safe to read ({reason}); use an official copy") from error
     if not isinstance(batch, dict):
         raise DataError(f"{where} holds a {type(batch).__name__}; a CIFAR batch is a dict with 'data' and {label_key!r}")

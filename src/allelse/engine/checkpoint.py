@@ -22,6 +22,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
+from allelse.errors import one_line
+
 log = logging.getLogger("allelse")
 
 Optimizer = torch.optim.Optimizer
@@ -76,7 +78,7 @@ def save_checkpoint(
     except (OSError, SafetensorError) as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)  # what it holds of a full disk is wanted for the results
-        raise CannotSave(" ".join(str(error).split())) from None
+        raise CannotSave(one_line(error)) from None
 
 
 def _sync(path: Path) -> None:
@@ -117,7 +119,7 @@ def load_checkpoint(
         if {name: t.shape for name, t in weights.items()} != {name: t.shape for name, t in here.items()}:
             raise ValueError("it is of another network")
     except (SafetensorError, OSError, ValueError, KeyError, IndexError, TypeError, RecursionError, MemoryError) as error:
-        log.warning("%s is passed over, and its pack starts anew: %s", path.name, " ".join(str(error).split())[:200])
+        log.warning("%s is passed over, and its pack starts anew: %s", path.name, one_line(error)[:200])
         return None
     for name, tensor in here.items():
         tensor.copy_(weights[name])

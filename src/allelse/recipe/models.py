@@ -42,7 +42,7 @@ class Stem(Part):
 
     width: Annotated[int, Field(ge=1, le=65_536)]
     """output channels"""
-    kernel: Annotated[int, Field(ge=1, multiple_of=1)] = 3
+    kernel: Annotated[int, Field(ge=1)] = 3
     norm: bool = False
     """whether the model's norm follows, where the block order has it"""
     activation: bool = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -99,7 +98,8 @@ def _statistics(findings: Findings) -> str:
     """Which statistics BatchNorm was evaluated with; nothing where the ways cannot differ."""
     if not findings.has("accuracy_running"):
         return ""
-    recalibrated = '"evaluate": "recalibrated"' in json.dumps(findings.definition.get("arms", []))
+    norms = [arm["recipe"].get("model", {}).get("norm") for arm in findings.definition["arms"]]
+    recalibrated = any(isinstance(norm, Mapping) and norm.get("evaluate") == "recalibrated" for norm in norms)
     return ", with the statistics that norm.evaluate asks for" if recalibrated else ", with running statistics"
 
 

@@ -196,7 +196,7 @@ def _card(findings: Findings, verdict: stats.Verdict) -> Card:
         icon=ICONS[verdict.verdict],
         sentence=verdict.sentence,
         facts=tuple(facts),
-        parts=parts_table(findings, verdict),
+        parts=parts_table(verdict),
     )
 
 

@@ -78,7 +78,7 @@ def _by_layer(results: Sequence[RunResult]) -> tuple[list[str], Floats, Floats]:
     layers: list[str] = []
     rows = []
     for result in results:
-        probes = [row for row in getattr(result, "probes", ()) if _number(row.get("gradient_norm")) is not None]
+        probes = [row for row in result.probes if _number(row.get("gradient_norm")) is not None]
         if probes:
             steps = [row.get("step", 0) for row in probes]
             found = [{row["layer"]: row for row in probes if row.get("step", 0) == step} for step in (min(steps), max(steps))]

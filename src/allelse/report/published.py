@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from allelse import stats
-from allelse.claims import arm_text
+from allelse.design import arm_text
 from allelse.records import METRICS
 from allelse.report.findings import Findings
 from allelse.report.tables import NONE, Table, interval, value

@@ -12,8 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-NAN = float("nan")
-
 
 @dataclass(frozen=True)
 class Words:

@@ -64,7 +64,7 @@ def arm_table(findings: Findings) -> Table | None:
     return Table("arms", "Test accuracy by arm, last epoch, over seeds", columns, rows)
 
 
-def parts_table(findings: Findings, verdict: stats.Verdict) -> Table | None:
+def parts_table(verdict: stats.Verdict) -> Table | None:
     """The comparisons that a claim needs, where they are more than one."""
     if len(verdict.parts) < 2:
         return None

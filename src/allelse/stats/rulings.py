@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from math import isfinite
 from typing import Any, Literal
+
+from allelse.records import finite
 
 Ruling = Literal["supported", "refuted", "undecided"]
 
@@ -64,12 +65,4 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; numbers that are not finite are None."""
-        return _plain(asdict(self))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
-    return None if isinstance(value, float) and not isfinite(value) else value
+        return dict(finite(asdict(self)))

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
-from allelse.errors import StoreError
+from allelse.errors import OBEYED, StoreError, inert
 from allelse.records import ACCURACIES, Provenance, RunResult
 
 Level = str | int | float | bool
@@ -290,16 +290,13 @@ def damaged(where: str, what: str) -> StoreError:
 
 # ── texts that a terminal would obey ────────────────────────────────────────────────────────────────────────────────
 
-_CONTROLS = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069"
-"""C0 without tab and line feed, C1, and what turns the direction of writing or ends lines"""
-_CONTROL = re.compile(f"[{_CONTROLS}]")
-_MAY_HOLD_CONTROLS = re.compile(rf"\\[bfru]|[{_CONTROLS}]")
+_MAY_HOLD_CONTROLS = re.compile(rf"\\[bfru]|{OBEYED.pattern}")
 
 
 def visible(value: Any) -> Any:
     """Plain values with every control character in their texts written out, as ``\\x1b``."""
     if isinstance(value, str):
-        return _CONTROL.sub(lambda found: ascii(found.group())[1:-1], value)
+        return inert(value)
     if isinstance(value, Mapping):
         return {visible(key): visible(inner) for key, inner in value.items()}
     if isinstance(value, list):

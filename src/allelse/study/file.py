@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
 from allelse.claims import Claim
-from allelse.errors import StudyError, did_you_mean
-from allelse.messages import one_line
+from allelse.errors import StudyError, did_you_mean, one_line
 from allelse.recipe import Part
+from allelse.recipe.base import Listed
 from allelse.records import ACCURACIES
 
 MOST_FIRST_SEED = 1_000_000_000
@@ -20,7 +20,6 @@ MOST_BYTES = 1 << 20
 """of a study file"""
 
 Seeds = Annotated[int, Field(ge=1, le=10_000)]
-Listed = Field(strict=False)
 
 
 class Header(Part):
