@@ -303,7 +303,7 @@ def provenance(measured: Measured, language: str) -> str:
         epochs=recipe["epochs"],
         images=f"{measured.images:,}",
         dataset={"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}[recipe["dataset"]],
-        devices=" and ".join(measured.findings.machines),
+        devices="; ".join(measured.findings.machines),
         torch=measured.made("torch"),
         commit=measured.made("commit"),
         days=measured.days,
