@@ -16,7 +16,7 @@ FACTORS = {"model.activation": ["sigmoid", "relu"]}
 
 def fill(folder, seeds, *, final=None, pack=2, made=MADE, accuracy=lambda spec: 50.0 + spec.seed, factors=FACTORS, **changes):
     """A folder of two arms whose runs with a seed of ``final`` are done; packs of ``pack`` seeds of one arm."""
-    described = definition(factors=factors, claims=[], seeds=list(seeds), **changes)
+    described = definition(**{"factors": factors, "claims": [], "seeds": list(seeds), **changes})
     specs = [RunSpec(arm["levels"], arm["recipe"], seed) for arm in described["arms"] for seed in seeds[: arm.get("seeds")]]
     ids = [spec.id for spec in specs]
     way = {"convolution": "grouped", "graph": False}

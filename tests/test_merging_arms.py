@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import product
 
-import pytest
 from merging_support import FACTORS, content, fill, of_seeds, refused, some
 from report_support import MADE, definition
 from study_support import PLAIN, allelse, changed, write_study
@@ -54,12 +53,64 @@ def test_some_of_the_arms_with_another_recipe_are_of_another_study(tmp_path):
     )
 
 
-@pytest.mark.parametrize("other", [["tanh"], ["relu", "tanh"]])
-def test_an_arm_that_no_folder_with_more_arms_has_is_named(other, tmp_path):
-    a, b = fill(tmp_path / "a", [0]), fill(tmp_path / "b", [0], **some(*other))
+def test_an_arm_that_other_factors_make_is_of_another_study(tmp_path):
+    more = {"model.activation": ["relu"], "model.norm": ["batch", "none"]}
+    a, b = fill(tmp_path / "a", [0]), fill(tmp_path / "b", [0], factors=more)
     assert refused(tmp_path / "u", a, b) == (
-        f"{b}: is of another study than {a}, and results never mix: that one lacks the arm model.activation = tanh; leave "
-        f"one of them out, or name a folder that has the arms of both"
+        f"{b}: is of another study than {a}, and results never mix: that one lacks the arm model.activation = relu, "
+        f"model.norm = batch; leave one of them out, or name a folder that has the arms of both"
+    )
+
+
+def depths(*levels, activations=("sigmoid", "relu"), **changes):
+    """What makes ``fill`` a folder of these depths."""
+    return {"factors": {"model.activation": list(activations), "model.depth": list(levels)}, **changes}
+
+
+def test_folders_that_have_all_arms_together_make_the_study_that_has_them_all(tmp_path):
+    few = fill(tmp_path / "few", [0, 1], **depths(2, command="allelse run made-up --set depth=[2]", data={"digits": "d"}))
+    many = fill(tmp_path / "many", [0, 1], final=[1], **depths(1, 10, command="allelse run made-up --set depth=[1,10]"))
+    assert store.merge(tmp_path / "u", [few, many]) == [
+        f"{tmp_path}/u: 12 runs of 2 seeds: 8 done, 4 pending, from 2 folders",
+        f"{many}: has 4 of the 6 arms",
+        f"{few}: has 2 of the 6 arms",
+    ]
+    whole = fill(tmp_path / "whole", [0, 1], final=[], **depths(1, 2, 10, data={"digits": "d"}))
+    with store.read(whole) as expected, store.read(tmp_path / "u") as opened:
+        for key in ("factors", "arms", "seeds", "data", "claims"):
+            assert opened.definition[key] == expected.definition[key], key
+        assert [(run.arm, run.seed) for run in opened.runs()] == [(run.arm, run.seed) for run in expected.runs()]
+        assert {part["command"] for part in opened.parts} == {
+            "allelse run made-up --set depth=[2]",
+            "allelse run made-up --set depth=[1,10]",
+        }
+    with store.write(tmp_path / "u", definition(claims=[], seeds=[0, 1], **depths(1, 2, 10, data={"digits": "d"}))) as opened:
+        assert opened.counts() == {"pending": 4, "done": 8}, "the whole study goes on there"
+
+
+def test_what_the_folders_lack_together_is_named(tmp_path):
+    a, b = fill(tmp_path / "a", [0], **depths(1, 2)), fill(tmp_path / "b", [0], **depths(4, activations=["relu"]))
+    assert refused(tmp_path / "u", a, b) == (
+        f"{tmp_path}/u: the folders have other arms of one study each, and none of them has the arm "
+        f"model.activation = sigmoid, model.depth = 4; train it, too, or leave some out"
+    )
+    c = fill(tmp_path / "c", [0, 1], **depths(4))
+    assert refused(tmp_path / "u", a, c) == (
+        f"{a}: no folder has the arm model.activation = sigmoid, model.depth = 1 with seed 1, which other arms have; train it, "
+        f"too, or leave those out"
+    )
+    left_out = {"model.activation": "sigmoid", "model.depth": 4}
+    assert store.merge(tmp_path / "v", [a, fill(tmp_path / "d", [0], **depths(4, activations=["relu"], excluded=[left_out]))])
+    with store.read(tmp_path / "v") as opened:
+        assert opened.definition["excluded"] == [left_out]
+        assert len(opened.definition["arms"]) == 5
+
+
+def test_levels_that_a_claim_takes_in_an_order_that_no_folder_has_are_not_united(tmp_path):
+    claim = {"id": "down", "says": "down", "kind": "monotone", "along": "model.activation", "direction": "down"}
+    folders = [fill(tmp_path / name, [0], **some(name), claims=[claim]) for name in ("sigmoid", "relu")]
+    assert "none of them has all levels of model.activation in the order that the claim 'down' asks for" in refused(
+        tmp_path / "u", *folders
     )
 
 
@@ -131,3 +182,19 @@ def test_the_command_line_from_some_levels_to_all(tmp_path, monkeypatch):
     assert allelse(*run, "--out", tmp_path / "at once").code == 0
     united, alone = (allelse("results", tmp_path / name, "--runs", "--format", "json").raw for name in ("all", "at once"))
     assert united == alone
+
+
+def test_the_command_line_with_levels_here_and_levels_there(tmp_path, monkeypatch):
+    """As docs/machines.md has it: each folder has some levels, the united one is the study that has all of them."""
+    from allelse import engine
+
+    file = write_study(tmp_path, changed("epochs          = 2", "epochs          = 1", PLAIN))
+    run = ["run", file, "--device", "cpu", "--out"]
+    for name in ("sigmoid", "relu"):
+        assert allelse(*run, tmp_path / name, "--set", f'model.activation=["{name}"]').code == 0
+    assert allelse("merge", tmp_path / "all", tmp_path / "sigmoid", tmp_path / "relu").code == 0
+    monkeypatch.setattr(engine, "train_pack", lambda *_: 1 / 0)
+    assert allelse(*run, tmp_path / "all").code == 0, "it is the whole study, and all of it is trained"
+    assert "failed" not in allelse("results", tmp_path / "all").out
+    again = (tmp_path / "all" / "report.md").read_text("utf-8").partition("## Run it again")[2]
+    assert again.count("model.activation=") >= 2, "both commands"

@@ -49,10 +49,10 @@ def test_both_pages_say_of_what_recipe_the_verdicts_speak(tmp_path, kind, says):
 def test_both_pages_say_what_the_command_changed(tmp_path, command, says):
     page = write_report(write_store(tmp_path, definition(command=f"allelse run made-up{command}")))
     head = page.with_name("report.md").read_text("utf-8").partition("## Verdicts")[0]
-    assert ("**Changed by the command:**" in head) == says
+    assert ("**Changed by the command.**" in head) == says
     if says:
-        assert "--seeds 2 --set 'a=\\[\"b c\"\\]'. The study file declares otherwise" in head
-        assert "<strong>Changed by the command:</strong> --seeds 2 --set" in page.read_text("utf-8")
+        assert "declares otherwise than --seeds 2 --set 'a=\\[\"b c\"\\]': these" in head
+        assert "<strong>Changed by the command.</strong> The study file declares otherwise than --seeds 2 --set" in page.read_text("utf-8")
 
 
 @pytest.mark.parametrize(("gaps", "says"), [([0.3] * 2, False), ([0.3] * 9, True), ([0.28, 0.3, 0.29, 0.31, 0.3], True)])

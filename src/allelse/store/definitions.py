@@ -1,12 +1,13 @@
-"""Definitions: two studies as they were declared in; in which places they differ, one phrase each, out."""
+"""Definitions: studies as they were declared in; in which places they differ, one phrase each, and what unites them, out."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
-from allelse.design import arm_text
+from allelse.design import arm_text, is_number
 from allelse.records import canonical_json
 
 WITHOUT_WEIGHT = ("command", "notes", "references")
@@ -51,6 +52,55 @@ def apart(part: Mapping[str, Any], whole: Mapping[str, Any]) -> str:
         if found := differences({"recipe": recipe}, {"recipe": arm["recipe"]}):
             return f"in the arm {name}, {found}; leave one of them out"
     return ""
+
+
+def united(definitions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The definition of the study that has the arms of all of these: the first, where it has them; else the same with all their
+    levels, crossed.
+
+    Arguments:
+        definitions: of one study, each with some of its levels, the one with the most arms first.
+
+    Raises:
+        ValueError: there is no such study: an arm is in none of them, or no one knows in which order levels come that a claim
+            goes along.
+    """
+    first = definitions[0]
+    arm_from_levels = {canonical_json(arm["levels"]): arm for one in definitions for arm in one["arms"]}
+    excluded = {canonical_json(levels) for one in definitions for levels in one.get("excluded", [])}
+    lists = {factor: [one["factors"].get(factor, []) for one in definitions] for factor in first["factors"]}
+    factors = {factor: _all_levels(of_each) for factor, of_each in lists.items()}
+    crossed = {canonical_json(levels): levels for levels in _crossed(factors)}
+    if len(arm_from_levels) == len(first["arms"]) or not arm_from_levels.keys() <= crossed.keys():
+        return dict(first)
+    for claim in first["claims"]:
+        along = claim.get("along")
+        if along in factors and not all(map(is_number, factors[along])) and len(factors[along]) > max(map(len, lists[along])):
+            raise ValueError(f"none of them has all levels of {along} in the order that the claim {claim['id']!r} asks for")
+    for text, levels in crossed.items():
+        if text not in arm_from_levels and text not in excluded:
+            raise ValueError(f"none of them has the arm {arm_text(levels)}; train it, too")
+    whole = {
+        "factors": factors,
+        "arms": [arm_from_levels[text] for text in crossed if text in arm_from_levels],
+        "excluded": [levels for text, levels in crossed.items() if text not in arm_from_levels],
+        **{key: dict(sorted(pair for one in definitions for pair in one.get(key, {}).items())) for key in NAMED},
+    }
+    shared = {key: value for key, value in first.items() if key not in {*whole, "notes", "command"}}  # which are of the first
+    return {**shared, **{key: value for key, value in whole.items() if value}}
+
+
+def _all_levels(lists: Sequence[Sequence[Any]]) -> list[Any]:
+    """Every level once, in the order of the longest list: numbers up or down as there, others as there and then the rest."""
+    longest = max(lists, key=len)
+    levels = list({canonical_json(level): level for one in (longest, *lists) for level in one}.values())
+    if not all(map(is_number, levels)):
+        return levels
+    return sorted(levels, key=float, reverse=len(longest) > 1 and longest[0] > longest[-1])
+
+
+def _crossed(factors: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(factors, levels, strict=True)) for levels in product(*factors.values())]
 
 
 def _without_arms(definition: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from allelse.errors import StoreError
 from allelse.progress import journal
 from allelse.records import RunResult, canonical_json, digest
 from allelse.store import schema
-from allelse.store.definitions import apart
+from allelse.store.definitions import apart, united
 from allelse.store.faults import explained, on_disk
 from allelse.store.folder import UNFINISHED, connected, read, taken, transaction
 from allelse.store.opened import FINAL, Store, StoredRun
@@ -67,7 +67,8 @@ def merge(out: str | Path, folders: Sequence[str | Path]) -> list[str]:
     """Unite output folders of one study in ``out``, with all their seeds, runs and plans; ``allelse run`` goes on there.
 
     ``out`` is written whole, or is left as it was; the folders are only read. Where some have fewer arms, as of a study that
-    was begun with fewer levels, all their runs must be planned in those that have all arms, and these count before them.
+    was begun with fewer levels, all their runs must be planned in those that have all arms, and these count before them; where
+    none has all arms, the study that is made has the levels of all, and each of its arms must be in one of them.
 
     Arguments:
         out: a new folder, or one that holds the same study, which counts as the first of ``folders`` then.
@@ -95,16 +96,21 @@ def merge(out: str | Path, folders: Sequence[str | Path]) -> list[str]:
         sources = [one for one in sources if _planned(one)]
         if not sources:
             raise StoreError(f"{out}: nothing to unite: none of the folders has planned a run; name others")
-        if before > sources[0].arms:
+        try:
+            declared = united([one.definition for one in sources])
+        except ValueError as error:
+            raise StoreError(f"{out}: the folders have other arms of one study each, and {error}, or leave some out") from None
+        arms = len(declared["arms"])
+        if before > arms:
             raise StoreError(
-                f"{out}: nothing is planned there yet, and the {sources[0].arms} arms of the others would take the place of "
-                f"its {before}; go on with 'allelse run' until it shows the time left"
+                f"{out}: nothing is planned there yet, and the {arms} arms of the others would take the place of its {before}; "
+                f"go on with 'allelse run' until it shows the time left"
             )
-        wholes = [one for one in sources if one.arms == sources[0].arms]
-        _check_one_study(wholes, sources, notes)
-        comparison = _united([one.comparison for one in sources if one.comparison], sources[0].definition, notes)
-        tuning = _united([one.tuned_by for one in sources if one.tuned_by], sources[0].definition, notes)
-        definition = _definition(wholes, sources, comparison, notes)
+        wholes = [one for one in sources if one.arms == arms] or sources
+        _check_one_study(declared, wholes, sources, notes)
+        comparison = _united([one.comparison for one in sources if one.comparison], declared, notes)
+        tuning = _united([one.tuned_by for one in sources if one.tuned_by], declared, notes)
+        definition = _definition(declared, wholes, sources, comparison, notes)
         settled = next((one.tuning for one in sources if one.tuning), None)
         parts = _described(wholes)
         for part in (comparison, tuning):
@@ -170,26 +176,28 @@ def _planned(source: _Source) -> bool:
     return bool(source.comparison or source.tuned_by)
 
 
-def _check_one_study(wholes: Sequence[_Source], sources: Sequence[_Source], notes: list[str]) -> None:
-    whole = wholes[0]
+def _check_one_study(
+    declared: Mapping[str, Any], wholes: Sequence[_Source], sources: Sequence[_Source], notes: list[str]
+) -> None:
+    whole, arms = wholes[0], len(declared["arms"])
     planned = {run for one in wholes if one.comparison for run in one.comparison.runs}
     for one in sources:
-        if why := apart(one.definition, whole.definition):
+        if why := apart(one.definition, declared):
             raise StoreError(f"{one.folder}: is of another study than {whole.folder}, and results never mix: {why}")
         if whole.tuned_by and one.tuned_by and set(whole.tuned_by.runs) != set(one.tuned_by.runs):
             fewer = "a part of the arms tunes for itself: leave it out, or let one folder"
             raise StoreError(
                 f"{one.folder}: tuned on other runs than {whole.folder}, so their arms may have other numbers; "
-                f"{fewer if one.arms < whole.arms else 'let one folder'} tune, and go on in copies of it"
+                f"{fewer if one.arms < arms else 'let one folder'} tune, and go on in copies of it"
             )
-        if one.comparison and one.arms < whole.arms:
+        if one.comparison and one.arms < arms:
             for run in one.comparison.runs.values():
                 if run.id not in planned:
                     raise StoreError(
                         f"{one.folder}: its run of {arm_text(run.arm)} with seed {run.seed} is planned in no folder that has "
-                        f"all {whole.arms} arms; leave it out, or name one where 'allelse run' has begun with it"
+                        f"all {arms} arms; leave it out, or name one where 'allelse run' has begun with it"
                     )
-            notes.append(f"{one.folder}: has {one.arms} of the {whole.arms} arms")
+            notes.append(f"{one.folder}: has {one.arms} of the {arms} arms")
     settled = [one for one in sources if one.tuning]
     for one in settled[1:]:
         if canonical_json(one.tuning) != canonical_json(settled[0].tuning):
@@ -300,15 +308,18 @@ def _reasons(run: str, first: _Part, second: _Part) -> Iterator[str]:
 
 
 def _definition(
-    wholes: Sequence[_Source], sources: Sequence[_Source], comparison: _Part | None, notes: list[str]
+    declared: Mapping[str, Any],
+    wholes: Sequence[_Source],
+    sources: Sequence[_Source],
+    comparison: _Part | None,
+    notes: list[str],
 ) -> dict[str, Any]:
-    """That of the first, with the seeds of all that have all arms."""
-    declared = wholes[0].definition
+    """As declared, with the seeds of all that have all arms."""
     for one in sources:
         if one.definition["references"] != declared["references"]:
             notes.append(f"{one.folder}: names other published figures; those of {wholes[0].folder} are kept")
     if comparison is None:
-        return declared
+        return dict(declared)
     seeds_from_arm: dict[str, set[int]] = {}
     for run in comparison.runs.values():
         seeds_from_arm.setdefault(canonical_json(run.arm), set()).add(run.seed)
@@ -316,6 +327,11 @@ def _definition(
     arms = []
     for arm in declared["arms"]:
         own = seeds_from_arm.get(canonical_json(arm["levels"]), set())
+        if wholes[0].arms < len(declared["arms"]) and "seeds" not in arm and own != set(seeds):
+            raise StoreError(
+                f"{wholes[0].folder}: no folder has the arm {arm_text(arm['levels'])} with seed "
+                f"{min(set(seeds) - own)}, which other arms have; train it, too, or leave those out"
+            )
         plain = {key: value for key, value in arm.items() if key != "seeds"}
         arms.append(plain if own == set(seeds) else {**plain, "seeds": len(own)})
     return {**declared, "seeds": seeds, "arms": arms}
@@ -323,16 +339,18 @@ def _definition(
 
 def _described(wholes: Sequence[_Source]) -> list[dict[str, Any]]:
     """Seeds, number of runs, machine and command of each folder, and of those that one was united from; each once."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, list[dict[str, Any]]] = {}
     for one in wholes:
         part = one.comparison or one.tuned_by
         assert part is not None
         own = {"seeds": one.definition["seeds"], "runs": len(part.runs), "machine": part.plan["machine"]}
         for each in one.parts or [{**own, "command": one.definition.get("command")}]:
-            known = canonical_json({key: value for key, value in each.items() if key != "command"})
-            if each.get("command") or known not in found:  # early versions kept none
-                found[known] = each
-    return list(found.values())
+            alike = found.setdefault(canonical_json({key: value for key, value in each.items() if key != "command"}), [])
+            if each.get("command"):  # early versions kept none
+                alike[:] = [other for other in alike if other.get("command") not in (None, each["command"])] + [each]
+            elif not alike:
+                alike.append(each)
+    return [each for alike in found.values() for each in alike]
 
 
 def _copy_checkpoints(out: Path, part: _Part | None, folders: Iterable[Path]) -> None:
