@@ -51,6 +51,22 @@ def test_explain_says_what_it_takes():
         allelse.explain("study.toml")
 
 
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda file: allelse.load(file, quick="no"), "quick = 'no'; allowed: True, False"),
+        (lambda file: allelse.load(file, scaled=1), "scaled = 1; allowed: True, False"),
+        (lambda file: allelse.explain(allelse.load(file), 5), 'levels = 5; allowed: "key=level" texts'),
+        (lambda file: allelse.Results(5), "folder = 5; allowed: a folder"),
+        (lambda file: allelse.run(allelse.load(file), engine="ray", address=5), "address = 5; allowed: a cluster's address"),
+    ],
+)
+def test_arguments_of_another_kind_are_one_line(tmp_path, call, said):
+    with pytest.raises(AllelseError) as caught:
+        call(write_study(tmp_path))
+    assert str(caught.value) == said
+
+
 def test_numbers_of_numpy_and_any_row_of_changes_are_taken(tmp_path):
     study = allelse.load(write_study(tmp_path), seeds=np.int64(3), changes=(f"epochs={number}" for number in (4,)))
     assert (study.seeds, study.arms[0].recipe.epochs) == ((0, 1, 2), 4)

@@ -34,7 +34,7 @@ ROOMS_FROM_FLOOR = {
         "tuning",
         "report",
     },
-    2: {"study", "plan", "engine", "explanation"},
+    2: {"study", "fit", "plan", "engine", "explanation"},
     3: {"launch"},
     4: {"cli", "api", "__init__", "__main__"},
 }
@@ -45,7 +45,8 @@ SAME_FLOOR = {  # importing room: rooms of its own floor that it needs
     "data": {"seeds"},
     "explanation": {"engine", "plan", "study"},
     "models": {"blocks", "recipe", "seeds"},
-    "plan": {"study"},
+    "fit": {"study"},
+    "plan": {"study", "fit"},
     "report": {"claims", "design", "stats", "store", "tuning"},
     "stats": {"claims", "design"},
     "store": {"design", "progress"},
@@ -55,7 +56,7 @@ WITHOUT_TORCH = {
     *("records", "errors", "own", "seeds", "recipe", "design", "claims", "messages", "data"),
     *("store", "progress", "stats", "tuning", "report", "study"),
 }
-NEVER_FROM_ENGINE = {"study", "plan", "store", "launch", "cli", "explanation"}
+NEVER_FROM_ENGINE = {"study", "fit", "plan", "store", "launch", "cli", "explanation"}
 
 
 def room_of(file: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import product
 
+import pytest
 from merging_support import FACTORS, content, fill, of_seeds, refused, some
 from report_support import MADE, definition
 from study_support import PLAIN, allelse, changed, write_study
@@ -86,6 +87,14 @@ def test_folders_that_have_all_arms_together_make_the_study_that_has_them_all(tm
         }
     with store.write(tmp_path / "u", definition(claims=[], seeds=[0, 1], **depths(1, 2, 10, data={"digits": "d"}))) as opened:
         assert opened.counts() == {"pending": 4, "done": 8}, "the whole study goes on there"
+
+
+@pytest.mark.parametrize("order", [["relu", "sigmoid"], ["sigmoid", "relu"]])
+def test_the_order_in_which_folders_are_named_does_not_matter(order, tmp_path):
+    folders = [fill(tmp_path / name, [0], **some(name)) for name in order]
+    store.merge(tmp_path / "u", folders)
+    with store.write(tmp_path / "u", definition(factors=FACTORS, claims=[], seeds=[0])) as opened:
+        assert opened.counts() == {"done": 2}, "the study whose file has them in one order goes on there"
 
 
 def test_what_the_folders_lack_together_is_named(tmp_path):

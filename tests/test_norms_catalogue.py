@@ -17,8 +17,9 @@ from allelse.engine import train_pack
 from allelse.engine.evaluate import batch_norms, evaluate, evaluate_three_ways, scatter_of_batch_means
 from allelse.engine.loop import Training
 from allelse.errors import StudyError
+from allelse.fit import check_arm
 from allelse.models import build_network
-from allelse.plan import _work, check_arm, make_plan
+from allelse.plan import _work, make_plan
 from allelse.records import Way
 
 NORM = TypeAdapter(recipe.Norm)

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from allelse import data, store, study
-from allelse.plan import check_arm
+from allelse.fit import check_arm
 from allelse.report.evidence import SCALED, compare, compare_table
 
 RESULTS = Path(__file__).parents[1] / "results"

@@ -9,7 +9,8 @@ from study_support import PLAIN, TINY, changed, write_study
 
 from allelse import data, plan, study
 from allelse.errors import StudyError
-from allelse.plan import GAIN_TO_PACK_MORE, Plan, check_arm, differing_keys
+from allelse.fit import check_arm
+from allelse.plan import GAIN_TO_PACK_MORE, Plan, differing_keys
 from allelse.records import Way
 
 
@@ -303,3 +304,29 @@ def test_seeds_that_only_one_arm_has_are_packed_apart_so_that_pairs_are_packed_a
         ("relu", (5, 6)),
     ]
     assert plan.Plan.from_json(json.loads(json.dumps(made.to_json())), loaded) == made
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("schedule={name = 'cosine', warmup_epochs = 0.5}", None),
+        ("schedule={name = 'cosine', warmup_epochs = 0.1}", "schedule.warmup_epochs: 0.1 is 0 of the 4 steps of this training"),
+        ("schedule={name = 'cosine', warmup_epochs = 0.9}", "schedule.warmup_epochs: 0.9 is 4 of the 4 steps of this training"),
+        ("schedule={name = 'one-cycle', rise = 0.25}", None),
+        ("schedule={name = 'one-cycle', rise = 0.2}", "schedule.rise: 0.2 of the 4 steps of this training is less than one"),
+        ("augment=[{name = 'cutout', size = 15}, {name = 'crop', padding = 7}]", None),
+        ("augment=['cutout']", "augment: cutout of 16 pixels hides every image of 8 × 8 whole; allowed: size = 1 to 15"),
+        (
+            "augment=[{name = 'crop', padding = 100000}]",
+            "augment: crop with a padding of 100000 pixels shifts images of 8 × 8 out of sight; allowed: padding = 1 to 7",
+        ),
+    ],
+)
+def test_what_never_happens_and_images_of_which_nothing_is_left_are_found_before_training(load, digits, change, expected):
+    arm = load(TINY.replace("epochs          = 2\n", ""), changes=["batch_size=25", "epochs=1", change]).arms[0]
+    if expected is None:
+        check_arm(arm, digits)
+    else:
+        with pytest.raises(StudyError) as caught:
+            check_arm(arm, digits)
+        assert expected in str(caught.value)

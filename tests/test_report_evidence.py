@@ -52,7 +52,10 @@ def test_both_pages_say_what_the_command_changed(tmp_path, command, says):
     assert ("**Changed by the command.**" in head) == says
     if says:
         assert "declares otherwise than --seeds 2 --set 'a=\\[\"b c\"\\]': these" in head
-        assert "<strong>Changed by the command.</strong> The study file declares otherwise than --seeds 2 --set" in page.read_text("utf-8")
+        assert (
+            "<strong>Changed by the command.</strong> The study file declares otherwise than --seeds 2 --set"
+            in page.read_text("utf-8")
+        )
 
 
 @pytest.mark.parametrize(("gaps", "says"), [([0.3] * 2, False), ([0.3] * 9, True), ([0.28, 0.3, 0.29, 0.31, 0.3], True)])

@@ -316,3 +316,13 @@ def test_garbage_test_labels_leave_the_choice_as_it_is(tmp_path, monkeypatch):
     assert choice == other_choice
     assert len({one["mean"] for each in choice["choices"] for one in each["tried"]}) > 1, "there was something to choose"
     assert accuracy != other_accuracy, "the labels were garbage indeed"
+
+
+def test_a_whole_number_is_tuned_and_stays_one(tmp_path):
+    text = TUNED.replace('key    = "optimizer.lr"\nvalues = [0.3, 0.003, 0.03]', 'key    = "model.width"\nvalues = [4, 6]')
+    file = write_study(tmp_path, text.replace("values = [0.01, 0.02]", "values = [4, 8]"))
+    assert run(file, tmp_path / "out").runs_by_status == {"done": 4}
+    with store.read(tmp_path / "out") as opened:
+        values = [choice["value"] for choice in opened.tuning["choices"]]
+    assert values
+    assert all(isinstance(value, int) and value in (4, 6) for value in values)

@@ -10,7 +10,7 @@ from engine_support import CPU, SEEDS, pack_of, tiny_recipe, toy_dataset, traine
 from plain_networks import assert_same_state, epoch_batches, load_replica, plain_network, plain_optimizer, train_plain
 from study_support import PLAIN, changed, write_study
 
-from allelse import data, plan, recipe, study
+from allelse import data, fit, plan, recipe, study
 from allelse.engine import images_per_second, steps, train_pack
 from allelse.engine.optim import learning_rates
 from allelse.engine.probes import probe_steps
@@ -129,7 +129,7 @@ def test_a_plan_counts_the_evaluations_of_averages(load):
 def test_an_average_that_never_begins_is_refused_before_training(load, length):
     text = changed("updates         = 12", f"{length}\naveraging = {{ name = 'ema', start_epoch = 4 }}", UPDATES)
     with pytest.raises(StudyError) as caught:
-        plan.check_arm(load(text).arms[0], data.load("digits"))
+        fit.check_arm(load(text).arms[0], data.load("digits"))
     assert str(caught.value) == "recipe.averaging.start_epoch: 4 comes after the last epoch; allowed: 1 to 3"
 
 

@@ -48,6 +48,9 @@ def load(
         AllelseError: one line that says what is wrong and what to do.
     """
     _check("name_or_path", name_or_path, "a study's name or a file", str, Path)
+    for name, given in (("quick", quick), ("scaled", scaled)):
+        if not isinstance(given, bool):
+            raise AllelseError(f"{name} = {given!r}; allowed: True, False")
     _check("seeds", seeds, "a whole number", Integral, NoneType)
     _check("first_seed", first_seed, "a whole number", Integral, NoneType)
     _check("changes", changes, 'a list of "key=value" texts', Iterable)
@@ -75,6 +78,9 @@ def explain(study: Study, *levels: str) -> pd.DataFrame:
         AllelseError: none or several arms have these levels, or the arm does not fit its data.
     """
     from allelse.explanation import anatomy, find_arm
+
+    for level in levels:
+        _check("levels", level, '"key=level" texts', str)
 
     _check("study", study, "a study, as allelse.load gives it", Study)
     return pd.DataFrame([vars(layer) for layer in anatomy(find_arm(study, levels)).layers])
@@ -111,6 +117,7 @@ def run(
     _check("out", out, "a folder", str, Path, NoneType)
     _check("device", device, "auto, cpu, cuda or mps", str)
     _check("workers", workers, "a whole number", Integral, NoneType)
+    _check("address", address, "a cluster's address", str, NoneType)
     machines = Machines(engine, workers, address, on_error=on_error)
     folder = Path(out) if out else Path("runs") / study.name
     with Screen() as screen:
@@ -127,6 +134,7 @@ class Results:
     """What an output folder holds. Every method reads it anew, so it may be watched while it is written."""
 
     def __init__(self, folder: str | Path) -> None:
+        _check("folder", folder, "a folder", str, Path)
         self.folder = Path(folder)
 
     def runs(self, *, timing: bool = False) -> pd.DataFrame:

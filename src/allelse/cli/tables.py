@@ -63,7 +63,8 @@ def _seeds(study: Study) -> str:
 
 
 def show_plan(study: Study, plan: Plan, tuning_plan: Plan | None, dataset_of: Callable[[Recipe], Dataset], device: str) -> None:
-    from allelse.plan import differing_keys, equal_networks, layers, parameters
+    from allelse.fit import layers, parameters
+    from allelse.plan import differing_keys, equal_networks
 
     console = make_console()
     console.print(f"{study.name}: {study.question}", style="bold")

@@ -27,12 +27,23 @@ def fits(stored: Mapping[str, Any], given: Mapping[str, Any], *, united: bool) -
     """Whether a study as given may go on with what is stored; a united folder holds it with seeds of its other parts too."""
     if not united:
         return _decisive(stored) == _decisive(given)
-    return set(given["seeds"]) <= set(stored["seeds"]) and same_but_for_seeds(stored, given)
+    return set(given["seeds"]) <= set(stored["seeds"]) and same_but_for_seeds(*map(_in_one_order, (stored, given)))
 
 
 def same_but_for_seeds(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two folders are of one study, each with seeds of its own."""
     return _decisive(seedless(one)) == _decisive(seedless(other))
+
+
+def _in_one_order(definition: Mapping[str, Any]) -> dict[str, Any]:
+    """A definition with its arms, and the levels that no claim takes in the file's order, in an order of their texts."""
+    along = {claim.get("along") for claim in definition["claims"]}
+    factors = {
+        factor: sorted(levels, key=canonical_json) if factor not in along or all(map(is_number, levels)) else levels
+        for factor, levels in definition["factors"].items()
+    }
+    arms = sorted(definition["arms"], key=lambda arm: canonical_json(arm["levels"]))
+    return {**definition, "factors": factors, "arms": arms}
 
 
 def apart(part: Mapping[str, Any], whole: Mapping[str, Any]) -> str:

@@ -122,7 +122,7 @@ class PlanForm(TypedDict):
 
 @with_config(Finite)
 class TriedForm(TypedDict):
-    value: float
+    value: int | float
     mean: Number
     n: Count
     diverged: Count
@@ -131,7 +131,7 @@ class TriedForm(TypedDict):
 @with_config(Finite)
 class ChoiceForm(TypedDict):
     levels: dict[str, Level]
-    value: float
+    value: int | float
     at_edge: Literal["", "lowest", "highest"]
     tried: Annotated[list[TriedForm], Field(min_length=1)]
 

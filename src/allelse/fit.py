@@ -1,0 +1,116 @@
+"""Fit: an arm and its data in; nothing out where it can be trained, else what is wrong, at the place where it was said."""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import prod
+
+from allelse import data
+from allelse.errors import DataError, RecipeError
+from allelse.models import Layer, layer_rows, layer_table
+from allelse.recipe import BatchRenorm, BatchStatistics, Crop, Cutout, OneCycle, Recipe, Schedule, Step
+from allelse.study import Arm
+
+
+def check_arm(arm: Arm, dataset: data.Dataset) -> None:
+    """Hold an arm against its data before anything is trained.
+
+    Raises:
+        RecipeError: there are fewer images a class than the recipe asks for, the batch is larger than the training subset,
+            averaging never begins, the learning rate never gets where its schedule says, or the images are too small for the
+            model.
+    """
+    recipe = arm.recipe
+    try:
+        train, _ = data.split(
+            dataset, train_per_class=recipe.train_per_class, validation_per_class=recipe.validation_per_class, seed=0
+        )
+    except DataError as error:
+        fewest = min(Counter(dataset.train_labels.tolist()).values(), default=0)
+        key = "train_per_class" if recipe.validation_per_class < fewest else "validation_per_class"
+        raise RecipeError(str(error), (key,)) from None
+    if recipe.batch_size > len(train):
+        raise RecipeError(
+            f"{recipe.batch_size} is larger than the training data of {len(train)} images; allowed: 1 to {len(train)}",
+            ("batch_size",),
+        )
+    steps, epochs = recipe.length(len(train))
+    if recipe.averaging and recipe.averaging.start_epoch > epochs:
+        raise RecipeError(
+            f"{recipe.averaging.start_epoch} comes after the last epoch; allowed: 1 to {epochs}", ("averaging", "start_epoch")
+        )
+    _check_schedule(recipe.schedule, steps, len(train) // recipe.batch_size)
+    _check_augmentation(recipe, _image_shape(dataset))
+    layers(arm, dataset)
+    norm = getattr(recipe.model, "norm", None)
+    if recipe.batch_size == 1 and isinstance(norm, BatchStatistics):
+        for row in layer_rows(recipe.model, _image_shape(dataset), len(dataset.classes)):
+            if row.name.rpartition(".")[2].startswith("norm") and prod(row.output_shape[1:]) == 1:
+                raise RecipeError(
+                    f"1 gives BatchNorm one value a channel in {row.name} and no variance; allowed: at least 2", ("batch_size",)
+                )
+    if isinstance(norm, BatchRenorm) and norm.hold_steps >= steps:
+        raise RecipeError(
+            f"{norm.hold_steps} leaves plain batch normalisation in all {steps} training steps; allowed: 0 to {steps - 1}",
+            ("model", "norm", "hold_steps"),
+        )
+
+
+def _check_augmentation(recipe: Recipe, image_shape: tuple[int, int, int]) -> None:
+    """Hold what is cut out or shifted against the images, of which something must be left."""
+    height, width, _ = image_shape
+    crop, cutout = recipe.augmentation(Crop), recipe.augmentation(Cutout)
+    if cutout and cutout.size >= 2 * max(height, width):
+        raise RecipeError(
+            f"cutout of {cutout.size} pixels hides every image of {height} × {width} whole; "
+            f"allowed: size = 1 to {2 * max(height, width) - 1}",
+            ("augment",),
+        )
+    if crop and crop.padding >= min(height, width):
+        raise RecipeError(
+            f"crop with a padding of {crop.padding} pixels shifts images of {height} × {width} out of sight; "
+            f"allowed: padding = 1 to {min(height, width) - 1}",
+            ("augment",),
+        )
+
+
+def _check_schedule(schedule: Schedule, steps: int, steps_per_epoch: int) -> None:
+    """Hold a schedule against the length of the training, of which the last epoch may be cut short."""
+    epochs, warmup_epochs = steps / steps_per_epoch, getattr(schedule, "warmup_epochs", 0.0)
+    if warmup_epochs >= epochs:
+        raise RecipeError(
+            f"{warmup_epochs:g} leaves nothing of a training of {epochs:g} epochs; allowed: less than {epochs:g}",
+            ("schedule", "warmup_epochs"),
+        )
+    if warmup_epochs and not 0 < (warmup := round(warmup_epochs * steps_per_epoch)) < steps:
+        raise RecipeError(
+            f"{warmup_epochs:g} is {warmup} of the {steps} steps of this training; allowed: 0, or what leaves both a step",
+            ("schedule", "warmup_epochs"),
+        )
+    if isinstance(schedule, OneCycle) and schedule.rise * steps < 1:
+        raise RecipeError(
+            f"{schedule.rise:g} of the {steps} steps of this training is less than one: its peak never comes; train longer",
+            ("schedule", "rise"),
+        )
+    if isinstance(schedule, Step):
+        key, drops = ("every", (schedule.every,)) if schedule.every else ("milestones", schedule.milestones)
+        if max(drops) >= epochs:
+            raise RecipeError(
+                f"{max(drops)} comes when a training of {epochs:g} epochs is over; allowed: less than {epochs:g}",
+                ("schedule", key),
+            )
+
+
+def layers(arm: Arm, dataset: data.Dataset) -> tuple[Layer, ...]:
+    """The parameters of one network of this arm."""
+    return layer_table(arm.recipe.model, _image_shape(dataset), len(dataset.classes))
+
+
+def _image_shape(dataset: data.Dataset) -> tuple[int, int, int]:
+    height, width, channels = dataset.train_images.shape[1:]
+    return height, width, channels
+
+
+def parameters(arm: Arm, dataset: data.Dataset) -> int:
+    """How many numbers one network of this arm learns."""
+    return sum(prod(layer.shape) for layer in layers(arm, dataset))
