@@ -85,6 +85,7 @@ def test_folders_that_have_all_arms_together_make_the_study_that_has_them_all(tm
             "allelse run made-up --set depth=[2]",
             "allelse run made-up --set depth=[1,10]",
         }
+        assert opened.definition["command"].endswith("--set 'model.depth=[1, 2, 10]'"), "which goes on with all of it"
     with store.write(tmp_path / "u", definition(claims=[], seeds=[0, 1], **depths(1, 2, 10, data={"digits": "d"}))) as opened:
         assert opened.counts() == {"pending": 4, "done": 8}, "the whole study goes on there"
 

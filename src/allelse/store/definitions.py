@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 from allelse.design import arm_text, is_number
@@ -97,8 +98,33 @@ def united(definitions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "excluded": [levels for text, levels in crossed.items() if text not in arm_from_levels],
         **{key: dict(sorted(pair for one in definitions for pair in one.get(key, {}).items())) for key in NAMED},
     }
+    if command := _command(first, factors):
+        whole["command"] = command
     shared = {key: value for key, value in first.items() if key not in {*whole, "notes", "command"}}  # which are of the first
     return {**shared, **{key: value for key, value in whole.items() if value}}
+
+
+def _command(first: Mapping[str, Any], factors: Mapping[str, Sequence[Any]]) -> str:
+    """The command of the first with the levels of all; empty where it cannot be told."""
+    try:
+        words = shlex.split(first.get("command", ""))
+    except ValueError:
+        return ""
+    for factor, levels in factors.items():
+        if words and list(levels) != first["factors"][factor]:
+            levels_set = f"{factor}={json.dumps(levels, ensure_ascii=False)}"
+            given = [
+                place for place, (option, word) in enumerate(pairwise(words), 1) if option == "--set" and _key(word) == factor
+            ]
+            if given:
+                words[given[0]] = levels_set
+            else:
+                words += ["--set", levels_set]
+    return shlex.join(words)
+
+
+def _key(change: str) -> str:
+    return change.partition("=")[0].strip()
 
 
 def _all_levels(lists: Sequence[Sequence[Any]]) -> list[Any]:
