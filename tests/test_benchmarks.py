@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from allelse import store
-from allelse.plan import parameters
+from allelse.fit import parameters
 from benchmarks import growth, growth_store
 from benchmarks.speed import floor, grid, loops
 from benchmarks.speed.aims import aims

@@ -17,7 +17,7 @@ from engine_support import CPU, NORMS, OPTIMIZERS, SEEDS, pack_of, tiny_recipe, 
 from allelse import engine
 from allelse.blocks import im2col
 from allelse.blocks.im2col import conv2d_by_patches
-from allelse.engine import loop, train_pack
+from allelse.engine import fingerprints, loop, train_pack
 from allelse.records import Pack, RunSpec, Way
 
 WAYS = [Way(convolution, graph) for convolution in ("grouped", "branches", "im2col") for graph in (False, True)]
@@ -101,7 +101,7 @@ class OnDevice:
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_step_never_asks_the_host(convolution, norm, monkeypatch):
     """On the meta device there are no values to read and nothing there can meet a tensor of the CPU."""
-    monkeypatch.setattr(loop, "stacked_parameters", lambda network: [])  # no weights to take fingerprints of
+    monkeypatch.setattr(fingerprints, "stacked_parameters", lambda network: [])  # no weights to take fingerprints of
     monkeypatch.setattr(loop, "build_optimizer", OnDevice)  # torch's fused ones know no meta device
     values = tiny_recipe(augment=AUGMENT, averaging=EMA, precision="bf16", model={"norm": NORMS[norm], "pool": [1]})
     training = loop.Training(in_way(pack_of(values), Way(convolution, graph=True)), toy_dataset(), torch.device("meta"))
