@@ -48,9 +48,8 @@ def load(
         AllelseError: one line that says what is wrong and what to do.
     """
     _check("name_or_path", name_or_path, "a study's name or a file", str, Path)
-    for name, given in (("quick", quick), ("scaled", scaled)):
-        if not isinstance(given, bool):
-            raise AllelseError(f"{name} = {given!r}; allowed: True, False")
+    _check("quick", quick, "True, False", bool)
+    _check("scaled", scaled, "True, False", bool)
     _check("seeds", seeds, "a whole number", Integral, NoneType)
     _check("first_seed", first_seed, "a whole number", Integral, NoneType)
     _check("changes", changes, 'a list of "key=value" texts', Iterable)
@@ -62,7 +61,7 @@ def load(
 
 def _check(name: str, given: object, allowed: str, *kinds: type) -> None:
     """One line about an argument of another type, where Python would fail somewhere within."""
-    if not isinstance(given, kinds) or isinstance(given, bool):
+    if not isinstance(given, kinds) or (isinstance(given, bool) and bool not in kinds):
         raise AllelseError(f"{name} = {given!r}; allowed: {allowed}")
 
 
@@ -79,10 +78,9 @@ def explain(study: Study, *levels: str) -> pd.DataFrame:
     """
     from allelse.explanation import anatomy, find_arm
 
+    _check("study", study, "a study, as allelse.load gives it", Study)
     for level in levels:
         _check("levels", level, '"key=level" texts', str)
-
-    _check("study", study, "a study, as allelse.load gives it", Study)
     return pd.DataFrame([vars(layer) for layer in anatomy(find_arm(study, levels)).layers])
 
 

@@ -7,8 +7,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from allelse.errors import StudyError
-from allelse.messages import one_line
+from allelse.errors import StudyError, one_line
 from allelse.recipe import NAMING, Recipe
 from allelse.study.values import DEEPEST, misfit
 

@@ -19,9 +19,9 @@ from typing import Any
 from allelse import own
 from allelse.claims import Claim, check_claims
 from allelse.design import Design, Level, arm_text, condition_text, instead_of, level_key, matches
-from allelse.errors import StudyError, did_you_mean
+from allelse.errors import StudyError, did_you_mean, one_line
 from allelse.messages import Path as Stands
-from allelse.messages import Place, one_line
+from allelse.messages import Place
 from allelse.records import METRICS
 from allelse.study.arms import Arm, Builder, placed
 from allelse.study.changes import covers, dotted, merge, outer_first, parse_change, put
