@@ -311,7 +311,10 @@ def test_seeds_that_only_one_arm_has_are_packed_apart_so_that_pairs_are_packed_a
     [
         ("schedule={name = 'cosine', warmup_epochs = 0.5}", None),
         ("schedule={name = 'cosine', warmup_epochs = 0.1}", "schedule.warmup_epochs: 0.1 is 0 of the 4 steps of this training"),
-        ("schedule={name = 'cosine', warmup_epochs = 0.9}", "schedule.warmup_epochs: 0.9 is 4 of the 4 steps of this training"),
+        (
+            "schedule={name = 'cosine', warmup_epochs = 0.9}",
+            "is 4 of the 4 steps of this training; allowed: 0, or what makes 1 to 3 of them",
+        ),
         ("schedule={name = 'one-cycle', rise = 0.25}", None),
         ("schedule={name = 'one-cycle', rise = 0.2}", "schedule.rise: 0.2 of the 4 steps of this training is less than one"),
         ("augment=[{name = 'cutout', size = 15}, {name = 'crop', padding = 7}]", None),

@@ -83,8 +83,9 @@ def _check_schedule(schedule: Schedule, steps: int, steps_per_epoch: int) -> Non
             ("schedule", "warmup_epochs"),
         )
     if warmup_epochs and not 0 < (warmup := round(warmup_epochs * steps_per_epoch)) < steps:
+        some = f", or what makes 1 to {steps - 1} of them" if steps > 1 else ""
         raise RecipeError(
-            f"{warmup_epochs:g} is {warmup} of the {steps} steps of this training; allowed: 0, or what leaves both a step",
+            f"{warmup_epochs:g} is {warmup} of the {steps} steps of this training; allowed: 0{some}",
             ("schedule", "warmup_epochs"),
         )
     if isinstance(schedule, OneCycle) and schedule.rise * steps < 1:
