@@ -14,7 +14,7 @@ from merging_support import FACTORS, content, fill, of_seeds, refused, some
 from report_support import MADE, definition
 from study_support import PLAIN, TINY, Quiet, allelse, changed, mistake, statuses, write_study
 
-from allelse import launch, progress, store, study
+from allelse import launch, progress, stats, store, study
 from allelse.records import canonical_json, digest
 from allelse.report import gather
 from allelse.store import merging
@@ -322,6 +322,8 @@ def test_an_arm_with_seeds_of_its_own_keeps_them_in_a_united_folder(tmp_path, mo
     with store.read(tmp_path / "u") as opened:
         assert opened.definition["seeds"] == [0, 1, 5, 6]
         assert [arm.get("seeds") for arm in opened.definition["arms"]] == [None, 2]
+        summary = stats.arm_table(opened.table(), ["model.activation"])
+        assert summary[["n", "pending"]].to_numpy().tolist() == [[4, 0], [2, 0]], "seed 1 was never asked of the second"
     outcome = launch.run_study(study.load(file), tmp_path / "u", "cpu", Quiet())
     assert outcome.runs_by_status == {"done": 6}
     assert json.loads(canonical_json(of_seeds(tmp_path / "u")[0]))[-1] == ["relu", 5, "done"]

@@ -38,6 +38,16 @@ def test_runs_that_are_not_done_are_counted_and_left_out_of_the_mean():
     assert found.loc[0, "mean"] == 83.5
 
 
+def test_seeds_that_others_have_beyond_an_arms_own_are_not_missing_in_any_of_several_folders_seeds():
+    seeds = {"group": [0, 1, 20, 21], "batch": [0, 1, 2, 3, 20, 21, 22], "layer": [0, 20, 30]}
+    rows = [{"norm": norm, "seed": seed, "status": "done", "accuracy": 80.0} for norm in seeds for seed in seeds[norm]]
+    found = arm_table(pd.DataFrame(rows), ["norm"])
+    assert found["n"].tolist() == [4, 7, 3]
+    assert found["pending"].tolist() == [1, 1, 0], "seed 30, of which they have nothing"
+    missing = pd.DataFrame([row for row in rows if (row["norm"], row["seed"]) != ("group", 0)])
+    assert arm_table(missing, ["norm"])["pending"].tolist() == [2, 1, 0], "an arm's own that is not there is"
+
+
 def test_nothing_done_yet_is_a_table_of_pending_arms():
     found = arm_table(table().assign(status="pending").drop(columns="accuracy"), ["norm"])
     assert found["pending"].tolist() == [5, 5]

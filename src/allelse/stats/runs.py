@@ -1,7 +1,8 @@
 """The table of runs, read once: a pandas DataFrame in; one value a seed for any arm and metric out, with what is wrong counted.
 
 The table has one row a run: a column for each factor (empty where the arm lacks it), ``seed``, ``status`` and one column a
-metric. The seeds of an arm are the first ones of the study's; those after an arm's last row are not asked of it.
+metric. The seeds of an arm are the first ones of the study's, or, where folders with seeds of their own were united, of each
+sequence of seeds without a gap; those after an arm's last row there are not asked of it.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ class Runs:
         self._table = table
         self._status = [str(status) for status in table["status"]]
         self._row_from_run: dict[tuple[object, ...], int] = {}
+        self._first_from_seed: dict[int, int] = {}
+        for seed in self.seeds:  # of the sequence that a seed is in
+            self._first_from_seed[seed] = self._first_from_seed.get(seed - 1, seed)
         self._last_seed: dict[tuple[object, ...], int] = {}
         columns = [[level_key(level) for level in table[factor]] for factor in factors]
         self.varied = [factor for factor, column in zip(factors, columns, strict=True) if len(set(column)) > 1]
@@ -50,7 +54,8 @@ class Runs:
                 arm = arm_text({factor: table[factor].iloc[row] for factor in factors})
                 raise StudyError(f"the table of runs has seed {seed} twice for {arm or 'its one arm'}; is a factor left out?")
             self._row_from_run[run] = row
-            self._last_seed[run[:-1]] = max(int(seed), self._last_seed.get(run[:-1], int(seed)))
+            sequence = (*run[:-1], self._first_from_seed[int(seed)])
+            self._last_seed[sequence] = max(int(seed), self._last_seed.get(sequence, int(seed)))
         self._values_from_metric: dict[str, Floats] = {}
         self._values_from_arm: dict[tuple[object, ...], tuple[Floats, list[str]]] = {}
 
@@ -102,9 +107,9 @@ class Runs:
         return values, Counter({problem: found[problem] for problem in (*PROBLEMS, WITHOUT) if found[problem]})
 
     def seeds_of(self, arm: Mapping[str, object]) -> list[int]:
-        """The seeds that are asked of an arm; all of them where it has no row at all."""
-        last = self._last_seed.get(self._key(arm), self.seeds[-1] if self.seeds else 0)
-        return [seed for seed in self.seeds if seed <= last]
+        """The seeds that are asked of an arm; all of a sequence in which it has no row at all."""
+        key = self._key(arm)
+        return [seed for seed in self.seeds if seed <= self._last_seed.get((*key, self._first_from_seed[seed]), seed)]
 
     def _key(self, arm: Mapping[str, object]) -> tuple[object, ...]:
         return tuple(level_key(arm.get(factor)) for factor in self.factors)
