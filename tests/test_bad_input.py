@@ -204,3 +204,13 @@ def test_a_study_that_was_stopped_before_it_was_planned_may_still_be_changed(fil
     assert "nothing is planned yet" in mistake("results", "out")
     assert allelse("run", file, "--out", "out", "--set", "model.width=2").code == 0
     assert "results never mix" in mistake("run", file, "--out", "out")
+
+
+@pytest.mark.parametrize("table", ["quick", "scaled"])
+def test_a_mistyped_key_of_a_smaller_study_is_told_all_that_may_stand_there(tmp_path, table):
+    file = write_study(tmp_path, TINY.split("[quick]")[0] + f"[{table}]\nsedes = 1\n")
+    told = mistake("plan", file)
+    assert told.startswith(f"{file}, line 35: {table}.sedes: unknown key; did you mean 'seeds'? allowed: seeds, factors, ")
+    assert {"exclude", "adjust", "tune", "epochs", "model"} <= set(told.partition("allowed: ")[2].split(", "))
+    file = write_study(tmp_path, TINY.split("[quick]")[0] + f"[{table}]\n\"modle.depth\" = 1\n")
+    assert "modle.depth: unknown key; " in mistake("plan", file)

@@ -6,7 +6,7 @@ import errno
 import sys
 
 import pytest
-from study_support import allelse, statuses, write_study
+from study_support import PLAIN, allelse, changed, statuses, write_study
 
 from allelse import engine
 from allelse.cli import progress, tables
@@ -74,3 +74,21 @@ def test_more_processes_than_there_can_be_are_told(tmp_path, monkeypatch):
     assert ended.code == 2
     expected = "allelse: --workers: no more processes can be begun here: Too many open files; use fewer"
     assert ended.err.splitlines()[-1] == expected
+
+
+def test_plan_says_in_a_line_which_networks_cannot_take_a_step_and_does_not_invent_their_time(tmp_path, monkeypatch, caplog):
+    def rate(pack, *_):
+        if pack.runs[0].arm["model.depth"] == 2:
+            raise MemoryError
+        return 1e6 / len(pack.runs)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(engine, "images_per_second", rate)
+    file = write_study(tmp_path, changed('"model.activation" = ["sigmoid", "relu"]', '"model.depth" = [1, 2]', PLAIN))
+    ended = allelse("plan", file, "--device", "cpu")
+    lines = [" ".join(line.split()) for line in ended.out.splitlines()]
+    assert lines[3].endswith("1,000,000 0 s")
+    assert lines[4].endswith("– –")
+    assert "about 0 s, and 2 runs that cannot be trained here" in " ".join(lines)
+    told = "model.depth = 2: a pack of 1 cannot take a step, so its time is not known: MemoryError"
+    assert [(record.getMessage(), record.exc_info) for record in caplog.records] == [(told, None)]

@@ -130,7 +130,7 @@ def test_an_average_that_never_begins_is_refused_before_training(load, length):
     text = changed("updates         = 12", f"{length}\naveraging = {{ name = 'ema', start_epoch = 4 }}", UPDATES)
     with pytest.raises(StudyError) as caught:
         fit.check_arm(load(text).arms[0], data.load("digits"))
-    assert str(caught.value) == "recipe.averaging.start_epoch: 4 comes after the last epoch; allowed: 1 to 3"
+    assert str(caught.value) == "recipe.averaging.start_epoch: 4 comes when a training of 3 epochs is over; allowed: 1 to 3"
 
 
 def test_arms_of_different_batch_sizes_take_the_same_number_of_steps(load):

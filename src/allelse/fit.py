@@ -37,7 +37,8 @@ def check_arm(arm: Arm, dataset: data.Dataset) -> None:
     steps, epochs = recipe.length(len(train))
     if recipe.averaging and recipe.averaging.start_epoch > epochs:
         raise RecipeError(
-            f"{recipe.averaging.start_epoch} comes after the last epoch; allowed: 1 to {epochs}", ("averaging", "start_epoch")
+            f"{recipe.averaging.start_epoch} comes when a training of {epochs} epochs is over; allowed: 1 to {epochs}",
+            ("averaging", "start_epoch"),
         )
     _check_schedule(recipe.schedule, steps, len(train) // recipe.batch_size)
     _check_augmentation(recipe, _image_shape(dataset))

@@ -29,7 +29,7 @@ from allelse.study import Arm, Study
 
 if TYPE_CHECKING:
     from allelse.launch import CheckedPart
-    from allelse.plan import Plan  # brings torch along
+    from allelse.plan import Plan, PlannedPack  # which bring torch along
 
 
 def make_table(*columns: str, numbers: Iterable[str] = ()) -> Table:
@@ -84,13 +84,14 @@ def show_plan(study: Study, plan: Plan, tuning_plan: Plan | None, dataset_of: Ca
             _sizes([len(planned.pack.runs) for planned in packs]),
             *[packs[0].pack.way.in_words(len(packs[0].pack.runs)) for _ in how],
             f"{packs[0].images_per_second:,.0f}" if packs[0].images_per_second else "–",
-            duration(sum(planned.seconds * _share(planned.pack, arm) for planned in packs)),
+            duration(sum(planned.seconds * _share(planned.pack, arm) for planned in packs)) if _measured(packs) else "–",
         )
     console.print(table)
-    runs = sum(len(arm.seeds) for arm in study.arms)
-    console.print(
-        f"\n{runs} runs in {len(plan.packs)} packs on {device}: about {duration(plan.seconds)} (packs: replicas × packs)"
-    )
+    runs, known = sum(len(arm.seeds) for arm in study.arms), _measured(plan.packs)
+    unknown = sum(len(planned.pack.runs) for planned in plan.packs) - sum(len(planned.pack.runs) for planned in known)
+    about = f"about {duration(plan.seconds)}" if known else "their time is not known"
+    besides = f", and {unknown} run{'s' * (unknown > 1)} that cannot be trained here" if known and unknown else ""
+    console.print(f"\n{runs} runs in {len(plan.packs)} packs on {device}: {about}{besides} (packs: replicas × packs)")
     if not how:
         console.print(f"packs are computed in one way: {ways.pop().in_words(2)}")
     if any(len({canonical_json(run.arm) for run in planned.pack.runs}) > 1 for planned in plan.packs):
@@ -117,6 +118,11 @@ def show_plan(study: Study, plan: Plan, tuning_plan: Plan | None, dataset_of: Ca
     shared = set.intersection(*named)
     alike = "two arms have with one name, shape and init"
     show_item(console, f"the initial weights of every layer that {alike} ({len(shared)} in all arms)")
+
+
+def _measured(packs: Sequence[PlannedPack]) -> list[PlannedPack]:
+    """Those that took a step here."""
+    return [planned for planned in packs if planned.images_per_second]
 
 
 WORDS_FROM_PACKING = {

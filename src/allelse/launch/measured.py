@@ -17,6 +17,8 @@ import torch
 import allelse
 from allelse import engine
 from allelse.data import Dataset
+from allelse.design import arm_text
+from allelse.errors import one_line
 from allelse.recipe import Recipe
 from allelse.records import Pack, canonical_json, digest
 
@@ -55,8 +57,9 @@ class Speeds:
             return remembered
         try:
             rate = engine.images_per_second(pack, dataset, self.device)
-        except (RuntimeError, ValueError):  # a run that cannot train is recorded when its turn comes
-            log.exception("could not measure %s", dict(pack.runs[0].arm))
+        except (RuntimeError, ValueError, MemoryError) as error:  # a run that cannot train is recorded when its turn comes
+            arm, said = arm_text(pack.runs[0].arm) or "the only arm", one_line(error) or type(error).__name__
+            log.warning("%s: a pack of %d cannot take a step, so its time is not known: %s", arm, len(pack.runs), said)
             return None
         self._remember(key, rate)
         return rate

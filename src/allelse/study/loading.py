@@ -22,6 +22,7 @@ from allelse.design import Design, Level, arm_text, condition_text, instead_of, 
 from allelse.errors import StudyError, did_you_mean, one_line
 from allelse.messages import Path as Stands
 from allelse.messages import Place
+from allelse.recipe import Recipe
 from allelse.records import METRICS
 from allelse.study.arms import Arm, Builder, placed
 from allelse.study.changes import covers, dotted, merge, outer_first, parse_change, put
@@ -77,7 +78,7 @@ def load(
     version = _asked_version(source, raw, quick, scaled)
     for name in VERSIONS:
         if name in raw:
-            raw[name] = _version_table(raw[name])
+            raw[name] = _version_table(name, raw[name], place)
     with place.named():
         file = StudyFile.model_validate(raw)
     own_factors = read_factors(file.factors, place)
@@ -254,11 +255,15 @@ def _asked_version(source: str, raw: Mapping[str, Any], quick: bool, scaled: boo
     return "".join(asked)
 
 
-def _version_table(raw: Any) -> Any:
+def _version_table(name: str, raw: Any, place: Place) -> Any:
     """``[quick]`` and ``[scaled]`` hold recipe keys beside those of their own; sort them apart."""
     if not isinstance(raw, dict):
         return raw
-    own = {key: raw[key] for key in Version.model_fields if key in raw and key != "recipe"}
+    allowed = [*(key for key in Version.model_fields if key != "recipe"), *Recipe.model_fields]
+    for key in raw:
+        if key.partition(".")[0] not in allowed:
+            raise place.error((name, key), f"unknown key; {did_you_mean(key, allowed)}")
+    own = {key: raw[key] for key in Version.model_fields if key in raw}
     return {**own, "recipe": {key: value for key, value in raw.items() if key not in own}}
 
 
