@@ -26,6 +26,17 @@ class Drawn(nn.Module):
         return torch.tanh(x * slope) + self.frozen * x / (1 + self.largest)
 
 
+class Lowered(nn.Module):
+    """An activation with a buffer that stays as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("below", torch.tensor(0.1))
+
+    def forward(self, x):
+        return torch.relu(x) - self.below
+
+
 class StarReLU(nn.Module):
     """Yu et al. 2022 (arXiv:2210.13452): scale · relu(x)² + bias, with numbers that are no vectors."""
 

@@ -212,5 +212,5 @@ def test_a_mistyped_key_of_a_smaller_study_is_told_all_that_may_stand_there(tmp_
     told = mistake("plan", file)
     assert told.startswith(f"{file}, line 35: {table}.sedes: unknown key; did you mean 'seeds'? allowed: seeds, factors, ")
     assert {"exclude", "adjust", "tune", "epochs", "model"} <= set(told.partition("allowed: ")[2].split(", "))
-    file = write_study(tmp_path, TINY.split("[quick]")[0] + f"[{table}]\n\"modle.depth\" = 1\n")
+    file = write_study(tmp_path, TINY.split("[quick]")[0] + f'[{table}]\n"modle.depth" = 1\n')
     assert "modle.depth: unknown key; " in mistake("plan", file)

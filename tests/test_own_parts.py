@@ -20,7 +20,7 @@ from allelse.blocks.own import Maker
 from allelse.engine import loop, optimizer_packing, train_pack
 from allelse.engine.loop import Training
 from allelse.errors import PartError
-from allelse.models import build_network, initialise, layer_rows, stacked_parameters
+from allelse.models import build_network, initialise, layer_rows, own_parts, stacked_parameters
 from allelse.records import Pack, Way
 
 ROOT = Path(__file__).parents[1]
@@ -331,17 +331,26 @@ def test_killed_and_resumed_equals_never_killed(optimizer, tmp_path, monkeypatch
     assert resumed[0].metrics["train_loss"] != whole[1].metrics["train_loss"]
 
 
-def test_probes_and_three_ways_of_evaluation_take_a_part_as_it_is(monkeypatch):
+def test_probes_take_a_part_as_it_is_and_statistics_that_it_gathers_are_not_said_to_be_measured_anew():
     model = {"activation": f"{USERS}Drawn", "norm": MEAN_ONLY}
     pack, dataset = pack_of(tiny_recipe(model=model)), toy_dataset()
     [result, *_] = train_pack(pack, dataset, CPU)
-    assert result.metrics["accuracy_running"] == result.metrics["accuracy_recalibrated"] == result.metrics["accuracy_batch"]
+    assert "accuracy" in result.metrics
+    assert not [name for name in result.metrics if re.search("running|recalibrated|batch$|gap", name)]
     rows = [row for row in result.probes if row["layer"] == "blocks.0.act"]
     assert all(0 <= row["saturated"] <= 1 for row in rows)
     assert len(rows) == 2
     state = trained(pack, dataset).network.state_dict()
     assert state["blocks.0.act.seen"].tolist() == [2 * 3 * 8] * len(SEEDS)  # epochs · steps · images: no probe is counted
     assert "init blocks.0.act.inner.slope 4 by python:parts_of_users:Drawn" in result.fingerprints
+
+
+def test_what_a_part_gathers_in_training_is_told_from_what_it_has():
+    parts = own_parts(model_of(activation=f"{USERS}Drawn", norm=MEAN_ONLY), (6, 6, 2), 3)
+    assert {part.reference: part.gathered for part in parts} == {MEAN_ONLY: ("running_mean",), f"{USERS}Drawn": ("largest",)}
+    assert {part.gathered for part in own_parts(model_of(activation=f"{USERS}Lowered"), (6, 6, 2), 3)} == {()}
+    [result, *_] = train_pack(pack_of(tiny_recipe(model={"activation": f"{USERS}Lowered"})), toy_dataset(), CPU)
+    assert result.metrics["accuracy_running"] == result.metrics["accuracy"], "a constant buffer is none"
 
 
 def test_anatomy_shows_a_part_as_one_layer():

@@ -167,3 +167,18 @@ def test_the_page_of_documentation_works_as_it_stands(tmp_path):
         phrase.rstrip(" …") for phrase in said if not phrase.startswith(("activation", "norm", "block", "model", "optim"))
     }
     assert {phrase for phrase in reasons if phrase.replace("torch.float32 where", "{y.dtype} where") not in source} == set()
+
+
+def test_an_average_of_weights_whose_statistics_nobody_can_measure_anew_is_refused(tmp_path):
+    norm = '"python:own_parts.norms:MeanOnlyBatchNorm"'
+    write_study(tmp_path, changed('norm  = "batch"', f"norm  = {norm}", PLAIN))
+    for averaging in ('"swa", start_epoch = 1', '"ema"'):
+        told = allelse("plan", "study.toml", "--set", f"averaging={{ name = {averaging} }}")
+        if told.code == 0:
+            assert "ema" in averaging
+            continue
+        assert told.err == (
+            'allelse: --set averaging={ name = "swa", start_epoch = 1 }: averaging.name: swa makes weights for which '
+            "'python:own_parts.norms:MeanOnlyBatchNorm' has gathered no running_mean, and only BatchNorm's statistics are "
+            "measured anew; allowed: ema, or no averaging (arm activation sigmoid)\n"
+        )

@@ -7,8 +7,8 @@ from math import prod
 
 from allelse import data
 from allelse.errors import DataError, RecipeError
-from allelse.models import Layer, layer_rows, layer_table
-from allelse.recipe import BatchRenorm, BatchStatistics, Crop, Cutout, OneCycle, Recipe, Schedule, Step
+from allelse.models import Layer, layer_rows, layer_table, own_parts
+from allelse.recipe import SWA, BatchRenorm, BatchStatistics, Crop, Cutout, OneCycle, Recipe, Schedule, Step
 from allelse.study import Arm
 
 
@@ -17,8 +17,8 @@ def check_arm(arm: Arm, dataset: data.Dataset) -> None:
 
     Raises:
         RecipeError: there are fewer images a class than the recipe asks for, the batch is larger than the training subset,
-            averaging never begins, the learning rate never gets where its schedule says, or the images are too small for the
-            model.
+            averaging never begins or makes weights whose statistics nobody can measure, the learning rate never gets where its
+            schedule says, or the images are too small for the model.
     """
     recipe = arm.recipe
     try:
@@ -43,6 +43,14 @@ def check_arm(arm: Arm, dataset: data.Dataset) -> None:
     _check_schedule(recipe.schedule, steps, len(train) // recipe.batch_size)
     _check_augmentation(recipe, _image_shape(dataset))
     layers(arm, dataset)
+    if isinstance(recipe.averaging, SWA) and recipe.own_parts():
+        for part in own_parts(recipe.model, _image_shape(dataset), len(dataset.classes)):
+            if part.gathered:
+                raise RecipeError(
+                    f"swa makes weights for which {part.reference!r} has gathered no {' and no '.join(part.gathered)}, and "
+                    f"only BatchNorm's statistics are measured anew; allowed: ema, or no averaging",
+                    ("averaging",),
+                )
     norm = getattr(recipe.model, "norm", None)
     if recipe.batch_size == 1 and isinstance(norm, BatchStatistics):
         for row in layer_rows(recipe.model, _image_shape(dataset), len(dataset.classes)):

@@ -69,7 +69,21 @@ def build_own(replicas: int, part: recipe.OwnCode, kind: Kind, sizes: tuple[Any,
         PartError: it is refused.
     """
     maker = Maker(part, kind, sizes)
-    return Own(replicas, maker, packing_of(maker, shape))
+    return Own(replicas, maker, packing_of(maker, shape), gathered_by(maker, shape))
+
+
+@lru_cache(maxsize=256)
+def gathered_by(maker: Maker, shape: tuple[int, ...]) -> tuple[str, ...]:
+    """The buffers of a part, known to be exact, into which its training gathers numbers: running statistics, as a rule."""
+    with torch.device("cpu"), torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        module = _module(maker, 0)
+        before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+        _outcome(maker, module, _images((STEPS, IMAGES, REPLICAS, *shape))[:, :, 0])
+        return tuple(
+            name
+            for name, buffer in module.named_buffers()
+            if buffer.is_floating_point() and not torch.equal(buffer, before[name])
+        )
 
 
 def _images(shape: tuple[int, ...]) -> Tensor:

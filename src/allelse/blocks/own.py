@@ -7,7 +7,7 @@ serves all; or each replica's channels go through it one after the other, with t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from inspect import signature
@@ -103,9 +103,16 @@ class Own(Rows):
     asked for bf16 under ``torch.autocast``, as its author would run it.
     """
 
-    def __init__(self, replicas: int, maker: Maker, packing: Packing) -> None:
+    def __init__(self, replicas: int, maker: Maker, packing: Packing, gathered: Sequence[str] = ()) -> None:
+        """
+        Arguments:
+            replicas: R.
+            maker: of its lone modules.
+            packing: how there are R of it.
+            gathered: its buffers into which training gathers numbers.
+        """
         super().__init__(replicas)
-        self._maker, self.packing = maker, packing
+        self._maker, self.packing, self.gathered = maker, packing, gathered
         lone = maker.lone()
         # Not a child: its tensors stand in for those of ``rows`` while it computes, and are no weights of the network.
         self._template = [maker.packed(replicas) if packing == "declared" else lone]

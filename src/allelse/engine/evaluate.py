@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from allelse.blocks import BatchNorm
+from allelse.blocks import BatchNorm, Own
 from allelse.blocks.norms import Statistics
 from allelse.engine.batches import ImageFeed
 from allelse.engine.device import sum_dtype
@@ -115,7 +115,8 @@ def evaluate_three_ways(
 ) -> tuple[dict[str, Score], Moments]:
     """Scores on ``test`` under ``running``, ``recalibrated`` and ``batch`` statistics; the network is left as it was.
 
-    A network without BatchNorm has one answer to all three.
+    A network without BatchNorm has one answer to all three. One with a part of the user's own that gathers statistics has
+    none: nobody else knows how these are measured anew.
 
     Arguments:
         network: trained.
@@ -127,13 +128,14 @@ def evaluate_three_ways(
     Returns:
         the scores, and the recalibrated statistics.
     """
+    gathers = any(isinstance(module, Own) and module.gathered for module in network.modules())
     if not batch_norms(network):
-        return {"running": last, "recalibrated": last, "batch": last}, []
+        return {} if gathers else {"running": last, "recalibrated": last, "batch": last}, []
     scores = {"running": evaluate(network, *test, dtype) if asks_for_recalibration(network) else last}
     with recalibrated(network, train) as population:
         scores["recalibrated"] = evaluate(network, *test, dtype)
     scores["batch"] = evaluate(network, *test, dtype, statistics="batch")
-    return scores, population
+    return {} if gathers else scores, population
 
 
 @torch.no_grad()

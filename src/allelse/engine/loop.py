@@ -306,7 +306,8 @@ class Training:
         for way, score in scores.items():
             metrics[f"accuracy_{way}"] = float(score.accuracy[replica])
             metrics[f"loss_{way}"] = float(score.loss[replica])
-        metrics["statistics_gap"] = metrics["accuracy_recalibrated"] - metrics["accuracy_running"]
+        if scores:
+            metrics["statistics_gap"] = metrics["accuracy_recalibrated"] - metrics["accuracy_running"]
         metrics.update(summarise(self.probe.rows[replica]))
         diverged = bool(self.diverged[replica])
         if diverged:

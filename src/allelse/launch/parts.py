@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from allelse import engine, own
 from allelse.data import Dataset
-from allelse.models import packings
+from allelse.models import own_parts
 from allelse.recipe import OwnOptimizer, Recipe
 from allelse.study import Arm, Study
 
@@ -40,7 +40,8 @@ def check_parts(study: Study, dataset_of: Callable[[Recipe], Dataset]) -> list[C
 
 def _packings(arm: Arm, dataset: Dataset) -> dict[str, str]:
     height, width, channels = dataset.train_images.shape[1:]
-    found: dict[str, str] = {**packings(arm.recipe.model, (height, width, channels), len(dataset.classes))}
+    parts = own_parts(arm.recipe.model, (height, width, channels), len(dataset.classes))
+    found: dict[str, str] = {part.reference: part.packing for part in parts}
     if isinstance(optimizer := arm.recipe.optimizer, OwnOptimizer):
         found[optimizer.reference] = engine.optimizer_packing(optimizer)
     return found

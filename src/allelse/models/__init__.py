@@ -1,7 +1,7 @@
 """Networks for R replicas at once: a recipe's model, an image shape and a number of classes in, a ``Network`` out."""
 
 from allelse.models.anatomy import LayerRow, layer_rows
-from allelse.models.network import Layer, Network, build_network, initialise, layer_table, packings, stacked_parameters
+from allelse.models.network import Layer, Network, build_network, initialise, layer_table, own_parts, stacked_parameters
 
 __all__ = [
     "Layer",
@@ -11,6 +11,6 @@ __all__ = [
     "initialise",
     "layer_rows",
     "layer_table",
-    "packings",
+    "own_parts",
     "stacked_parameters",
 ]

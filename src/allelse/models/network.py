@@ -16,7 +16,6 @@ from allelse.blocks import (
     Dropout,
     Linear,
     Own,
-    Packing,
     Rows,
     SeparableConv2d,
     Stacked,
@@ -266,15 +265,15 @@ def initialise(network: Network, seeds: Sequence[int]) -> None:
                 part.draw(replica, stream(seed, "init", name))
 
 
-def packings(model: recipe.Model, image_shape: tuple[int, int, int], classes: int) -> dict[str, Packing]:
-    """How each of the user's own parts in a network of this model is packed, by ``python:module:Name``.
+def own_parts(model: recipe.Model, image_shape: tuple[int, int, int], classes: int) -> list[Own]:
+    """The parts of the user's own in a network of this model, without making any weights.
 
     Raises:
         PartError: a part is refused.
     """
     with torch.device("meta"):
         network = build_network(model, image_shape, classes, replicas=1)
-    return {module.reference: module.packing for module in network.modules() if isinstance(module, Own)}
+    return [module for module in network.modules() if isinstance(module, Own)]
 
 
 @dataclass(frozen=True)
