@@ -103,6 +103,13 @@ class NormalisedSGD(torch.optim.Optimizer):
                 steps.add_(1)
 
 
+class LaterNormalisedSGD(NormalisedSGD):
+    """Element by element at first."""
+
+    def delta(self, weight):
+        return weight.grad if self.state[weight]["steps"] < 20 else super().delta(weight)
+
+
 # ── refused ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -205,7 +205,13 @@ def test_how_a_part_is_packed(named, packing):
 
 @pytest.mark.parametrize(
     ("name", "packing"),
-    [(LION, "elementwise"), ("python:torch.optim:Adam", "elementwise"), (f"{USERS}NormalisedSGD", "one by one")],
+    [
+        (LION, "elementwise"),
+        ("python:torch.optim:Adam", "elementwise"),
+        ("python:torch.optim:RAdam", "elementwise"),
+        (f"{USERS}NormalisedSGD", "one by one"),
+        (f"{USERS}LaterNormalisedSGD", "one by one"),
+    ],
 )
 def test_how_an_optimiser_is_packed(name, packing):
     assert optimizer_packing(part(name, recipe.OwnOptimizer, lr=0.1)) == packing

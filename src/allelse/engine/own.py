@@ -1,7 +1,7 @@
 """Optimisers of the user's own: a recipe's optimiser in, ``torch.optim`` optimisers for R replicas out, checked before.
 
 One that updates each number by itself serves all replicas at once; any other has one instance a replica, which sees weights of
-the shape that a lone network has. In float64, on a few random weights, either must move them as lone optimisers do.
+the shape that a lone network has. In float64, over some steps, either must move a few random weights as lone optimisers do.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from allelse.seeds import stream
 
 OptimizerPacking = Literal["elementwise", "one by one"]
 
-REPLICAS, STEPS = 3, 4
+REPLICAS, STEPS = 3, 50
+"""many enough to see an optimiser change its ways after a few steps, as RAdam (arXiv:1908.03265) does after its fifth"""
 SHAPES = ((3, 2, 3, 3), (3,), (4, 3))
-RATES = (0.1, 0.05, 0.02, 0.01)
+RATES = tuple(0.1 / (1 + step) for step in range(STEPS))
 TOLERANCE = 1e-10
 
 
@@ -105,7 +106,7 @@ def _moved(
     seed: int,
     interrupted: bool = False,
 ) -> list[Tensor]:
-    """Where the weights are after a few steps, which are interrupted by a checkpoint where asked."""
+    """Where the weights are after all steps, which are interrupted by a checkpoint where asked."""
     torch.default_generator.manual_seed(seed)
     module = _Weights(at)
     optimizer = build_own_optimizer(list(module.parameters()), part, rates[0])
