@@ -67,7 +67,8 @@ def test_the_order_of_images_does_not_change_the_fingerprint(tmp_path):
         ({"y_train": np.array([-1, 0, 1, 0, 1, 2])}, "train labels from -1 to 2; allowed: 0 to 2"),
         ({"y_test": np.array([0, 1, 3])}, "test labels from 0 to 3; allowed: 0 to 2"),
         ({"x_test": random_images(3, (4, 4, 3))}, "train images of 4 x 5 x 3 and test images of 4 x 4 x 3"),
-        ({"x_test": random_images(0, (4, 5, 3)), "y_test": np.array([], int)}, "no test images"),
+        ({"x_test": random_images(0, (4, 5, 3)), "y_test": np.array([], int)}, "no test images; allowed: at least 2"),
+        ({"x_test": random_images(1, (4, 5, 3)), "y_test": np.array([0])}, "one test image; allowed: at least 2 in each"),
         ({"x_train": random_images(0, (4, 5, 3)), "y_train": np.array([], int)}, "0 class"),
     ],
 )

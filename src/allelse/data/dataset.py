@@ -51,14 +51,16 @@ def assemble(
         classes: the name of each label.
 
     Raises:
-        DataError: an empty split, fewer than two classes, splits of different image shape, or labels that are not 0 to K-1.
+        DataError: a split of fewer than two images, fewer than two classes, splits of different image shape, or labels that
+            are not 0 to K-1.
     """
     where = f"data set {name!r}"
     if len(classes) < 2:
         raise DataError(f"{where} has {len(classes)} class; allowed: at least 2")
     for split, (images, labels) in (("train", train), ("test", test)):
-        if len(images) == 0:
-            raise DataError(f"{where} has no {split} images; allowed: at least 1 in each split")
+        if len(images) < 2:  # one alone has no statistics for BatchNorm to be evaluated with
+            count = f"one {split} image" if len(images) else f"no {split} images"
+            raise DataError(f"{where} has {count}; allowed: at least 2 in each split")
         if len(images) != len(labels):
             raise DataError(
                 f"{where} has {len(images)} {split} images and {len(labels)} {split} labels; give one label an image"
