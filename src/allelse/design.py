@@ -6,7 +6,7 @@ level is missing from the other arms, and an excluded combination is no arm at a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from itertools import product
 
@@ -143,6 +143,18 @@ def level_text(level: object) -> str:
         return ABSENT
     plain = level.item() if hasattr(level, "item") else level
     return str(plain).lower() if isinstance(plain, bool) else str(plain)
+
+
+def short_names(factors: Iterable[str]) -> dict[str, str]:
+    """Each factor as a heading: as many of its last parts as no other one ends with, ``model.depth`` → ``depth``."""
+    names = list(factors)
+
+    def short(name: str) -> str:
+        parts = name.split(".")
+        ends = (".".join(parts[place:]) for place in reversed(range(len(parts))))
+        return next((end for end in ends if sum(f".{other}".endswith(f".{end}") for other in names) == 1), name)
+
+    return {name: short(name) for name in names}
 
 
 def instead_of(level: object, allowed: Sequence[Level]) -> str:

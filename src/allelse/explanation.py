@@ -10,7 +10,7 @@ import torch
 
 from allelse import data, recipe
 from allelse.blocks import Linear
-from allelse.design import level_text
+from allelse.design import level_text, short_names
 from allelse.engine.optim import build_optimizer
 from allelse.errors import StudyError, did_you_mean
 from allelse.models import LayerRow, build_network, initialise, layer_rows, stacked_parameters
@@ -161,7 +161,7 @@ def find_arm(study: Study, levels: Sequence[str], start: Arm | None = None) -> A
 
     Arguments:
         study: where to look.
-        levels: ``KEY=LEVEL`` texts; KEY is a factor, or its last part where no other factor has the same.
+        levels: ``KEY=LEVEL`` texts; KEY is a factor, or as many of its last parts as no other ends with.
         start: an arm whose levels hold for all factors that ``levels`` do not name; left out, those are open.
 
     Raises:
@@ -169,8 +169,7 @@ def find_arm(study: Study, levels: Sequence[str], start: Arm | None = None) -> A
     """
     option = "--arm" if start is None else "--against"
     shown = " ".join(f"{option} {level}" for level in levels)
-    lasts = [factor.rpartition(".")[2] for factor in study.factors]
-    short = {factor: last if lasts.count(last) == 1 else factor for factor, last in zip(study.factors, lasts, strict=True)}
+    short = short_names(study.factors)
     allowed = [(factor, level) for factor, known in study.factors.items() for level in known]
     named = {f"{key}={level_text(level)}": (factor, level) for factor, level in allowed for key in (factor, short[factor])}
     wanted: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""The console that commands print to: at most 80 columns where it is no terminal, and words that stay words."""
+"""The console that commands print to: 80 columns where it is no terminal, unless a table needs more, and words stay words."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from allelse.cli.tables import make_console, make_table, show_item, value_text
+from allelse.cli.tables import make_console, make_table, show_item, show_table, value_text
 from allelse.study import Study
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def show_anatomy(study: Study, shown: Anatomy) -> None:
         table.add_row(name, str(count), _kind(layer), _shape(layer), f"{layer.parameters:,}", macs)
     table.add_section()
     table.add_row("total", str(len(shown.layers)), "", "", f"{shown.parameters:,}", si(shown.macs))
-    console.print(table)
+    show_table(console, table)
     memory, batch = shown.memory, recipe.batch_size
     console.print(
         "\n×: how many layers are alike; figures are of one of them, for one image. Output: channels × height × width, or "

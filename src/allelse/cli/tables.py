@@ -1,4 +1,4 @@
-"""What the commands print: studies, plans, stores and data frames in; text of at most 80 columns on stdout out."""
+"""What the commands print: studies, plans, stores and data frames in; text on stdout out, of 80 columns where tables fit."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
@@ -18,7 +19,7 @@ from allelse.cli import tuning
 from allelse.cli.console import make_console
 from allelse.cli.progress import duration
 from allelse.data import Dataset, Entry
-from allelse.design import arm_key, is_absent, level_text, matches
+from allelse.design import arm_key, is_absent, level_text, matches, short_names
 from allelse.errors import StoreError, inert
 from allelse.recipe import Recipe
 from allelse.records import METRICS, Pack, canonical_json
@@ -32,16 +33,39 @@ if TYPE_CHECKING:
     from allelse.plan import Plan, PlannedPack  # which bring torch along
 
 
+BETWEEN_COLUMNS = 3
+LONGEST_WORD = 24
+"""a longer one in a table may be cut in two"""
+
+
 def make_table(*columns: str, numbers: Iterable[str] = ()) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
-        table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+        is_number = column in numbers
+        table.add_column(column, justify="right" if is_number else "left", overflow="fold", no_wrap=is_number)
     return table
 
 
-def short(factor: str) -> str:
-    """A factor's key as a heading: ``model.depth`` → ``depth``."""
-    return factor.rpartition(".")[2]
+def show_table(console: Console, table: Table) -> None:
+    """Print a table of texts. Where it is too wide, its words are set in several lines, from the widest column on; no number
+    and no short word is cut, so that a table of many columns is wider than the console."""
+    texts = [[str(column.header), *map(str, column.cells)] for column in table.columns]
+    widths = [max(map(cell_len, of_column)) for of_column in texts]
+    words = [max(cell_len(word) for text in of_column for word in (*text.split(), "")) for of_column in texts]
+    least = [
+        width if column.no_wrap else min(word, LONGEST_WORD)
+        for column, width, word in zip(table.columns, widths, words, strict=True)
+    ]
+    between = BETWEEN_COLUMNS * (len(widths) - 1)
+    while sum(widths) + between > console.width and widths != least:
+        widest = max(range(len(widths)), key=lambda column: (widths[column] > least[column], widths[column]))
+        widths[widest] -= 1
+    for column, width in zip(table.columns, widths, strict=True):
+        column.width = width
+    before = console.width
+    console.width = max(before, sum(widths) + between)
+    console.print(table)
+    console.width = before
 
 
 def show_studies(studies: Sequence[Study]) -> None:
@@ -72,7 +96,7 @@ def show_plan(study: Study, plan: Plan, tuning_plan: Plan | None, dataset_of: Ca
     numbers = [*(["seeds"] if unequal else []), "parameters", "lr", "packs", "img/s", "time"]
     ways = {planned.pack.way for planned in plan.packs}
     how = ["computed"] if len(ways) > 1 else []
-    table = make_table(*map(short, study.factors), *numbers[:-2], *how, *numbers[-2:], numbers=numbers)
+    table = make_table(*short_names(study.factors).values(), *numbers[:-2], *how, *numbers[-2:], numbers=numbers)
     for arm in study.arms:
         packs = [planned for planned in plan.packs if any(run.arm == arm.levels for run in planned.pack.runs)]
         rate = f"{arm.recipe.optimizer.scaled_lr(arm.recipe.batch_size):.3g}"
@@ -86,7 +110,7 @@ def show_plan(study: Study, plan: Plan, tuning_plan: Plan | None, dataset_of: Ca
             f"{packs[0].images_per_second:,.0f}" if packs[0].images_per_second else "–",
             duration(sum(planned.seconds * _share(planned.pack, arm) for planned in packs)) if _measured(packs) else "–",
         )
-    console.print(table)
+    show_table(console, table)
     runs, known = sum(len(arm.seeds) for arm in study.arms), _measured(plan.packs)
     unknown = sum(len(planned.pack.runs) for planned in plan.packs) - sum(len(planned.pack.runs) for planned in known)
     about = f"about {duration(plan.seconds)}" if known else "their time is not known"
@@ -203,7 +227,9 @@ def show_results(store: Store, metric: str = "accuracy") -> None:
     troubles = [column for column in ("diverged", "failed", "pending") if summary[column].any()]
     numbers = ["n", "mean", "sd", "95 % interval", "published", *troubles]
     factors = list(definition["factors"])
-    table = make_table(*map(short, factors), *(name for name in numbers if name != "published" or references), numbers=numbers)
+    table = make_table(
+        *short_names(factors).values(), *(name for name in numbers if name != "published" or references), numbers=numbers
+    )
     for row in summary.to_dict("records"):
         published = [f"{reference['accuracy']:.1f}" for reference in references if matches(reference["arm"], row)]
         table.add_row(
@@ -215,7 +241,7 @@ def show_results(store: Store, metric: str = "accuracy") -> None:
             *([", ".join(published)] if references else []),
             *(str(row[trouble] or "") for trouble in troubles),
         )
-    console.print(table)
+    show_table(console, table)
     unit = METRICS.get(metric, "in the metric's own unit")
     console.print(f"\n{metric}: {unit}; mean, sd and t interval over seeds")
     tuning.show(console, store)
@@ -229,7 +255,8 @@ def _number(value: float | None, metric: str = "accuracy") -> str:
 
 
 def _arm(levels: Mapping[str, Any]) -> str:
-    return ", ".join(f"{short(factor)} {level}" for factor, level in levels.items()) or "the only arm"
+    short = short_names(levels)
+    return ", ".join(f"{short[factor]} {level_text(level)}" for factor, level in levels.items()) or "the only arm"
 
 
 def write(frame: pd.DataFrame, output: str, store: Store) -> None:
@@ -239,8 +266,8 @@ def write(frame: pd.DataFrame, output: str, store: Store) -> None:
             raise StoreError("parquet is not for the screen; send it to a file: allelse results DIR --format parquet > FILE")
         # There a column has one type, where the levels of a factor may have several.
         for column in [name for name in frame if pd.api.types.is_object_dtype(frame[name])]:
-            if frame[column].dropna().map(type).nunique() > 1:
-                frame[column] = frame[column].map(str, na_action="ignore")
+            if len(kinds := set(frame[column].dropna().map(type))) > 1:
+                frame[column] = frame[column].map(float if kinds <= {int, float} else str, na_action="ignore")
         frame.to_parquet(sys.stdout.buffer)
     elif output == "csv":
         print(as_csv(frame), end="")
@@ -273,11 +300,11 @@ def _show_runs(frame: pd.DataFrame, definition: Mapping[str, Any]) -> None:
 
 def _print_runs(console: Console, frame: pd.DataFrame, factors: Sequence[str], numbers: Mapping[str, str]) -> None:
     numbers = {column: heading for column, heading in numbers.items() if column in frame}
-    table = make_table("run", *map(short, factors), "status", *numbers.values(), numbers=numbers.values())
+    table = make_table("run", *short_names(factors).values(), "status", *numbers.values(), numbers=numbers.values())
     for row in frame.to_dict("records"):
         values = (str(row[column]) if column == "seed" else _number(row[column]) for column in numbers)
         table.add_row(row["run"], *(level_text(row.get(factor)) for factor in factors), row["status"], *values)
-    console.print(table)
+    show_table(console, table)
     for row in frame.to_dict("records"):
         if row["status"] in ("diverged", "failed"):
             console.print(f"{row['run']} {row['status']}: {row['error']}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from allelse import stats
-from allelse.design import Design, is_absent, is_number, level_key, level_text
+from allelse.design import Design, is_absent, is_number, level_key, level_text, short_names
 from allelse.errors import StudyError
 from allelse.records import Provenance, RunResult
 from allelse.report.evidence import compare_table, design_of, judge_table
@@ -126,9 +125,8 @@ class Findings:
 
     @cached_property
     def short(self) -> dict[str, str]:
-        """Each factor as a heading: ``model.depth`` → ``depth``, in full where two would read the same."""
-        lasts = Counter(factor.rpartition(".")[2] for factor in self.levels)
-        return {factor: last if lasts[last := factor.rpartition(".")[2]] == 1 else factor for factor in self.levels}
+        """Each factor as a heading."""
+        return short_names(self.levels)
 
     def level_name(self, factor: str, level: object) -> str:
         """``relu`` by its name alone; with its factor what would not be understood without: ``depth 8``, ``norm none``."""

@@ -250,7 +250,7 @@ class Store:
             rows.append(row)
         frame = pd.DataFrame(rows)
         for factor in factors:
-            if any(row[factor] is None for row in rows):  # else pandas makes 4 and None into 4.0 and nan
+            if len({type(row[factor]) for row in rows}) > 1:  # else pandas makes 4.0 and nan of 4 and None, 0.0 of 0 beside 0.5
                 frame[factor] = pd.Series([row[factor] for row in rows], dtype=object)
         return frame
 

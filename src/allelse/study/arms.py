@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from allelse.design import Level, level_text, matches
+from allelse.design import Level, level_text, matches, short_names
 from allelse.errors import DataError, PartError, RecipeError, StudyError
 from allelse.messages import Origin, Path, Place
 from allelse.recipe import Recipe
@@ -32,8 +32,9 @@ class Arm:
 
     @property
     def name(self) -> str:
-        """Levels joined for people: 'sigmoid, depth 8' reads well; keys are shortened to their last part."""
-        named = [f"{factor.rpartition('.')[2]} {level_text(level)}" for factor, level in self.levels.items()]
+        """Levels joined for people: 'sigmoid, depth 8' reads well; keys are shortened to their last part where it tells."""
+        short = short_names(self.levels)
+        named = [f"{short[factor]} {level_text(level)}" for factor, level in self.levels.items()]
         return ", ".join(named) or "the only arm"
 
     @contextmanager

@@ -18,6 +18,7 @@ from allelse.records import METRICS
 COLUMNS = (
     *("run", "arm", "seed", "status", "error", "purpose"),
     *("n", "mean", "sd", "low", "high", "diverged", "failed", "pending"),
+    *("value", "chosen"),
     *METRICS,
 )
 """what the tables call their own columns, so that no factor may have such a name"""
@@ -83,11 +84,11 @@ def _levels(name: str, value: Any, path: tuple[str, ...], place: Place) -> dict[
 
 def _label(level: Any) -> Level:
     if isinstance(level, Mapping):
-        options = ", ".join(f"{key}={value}" for key, value in level.items() if key not in NAMING)
+        options = ", ".join(f"{key}={level_text(_label(value))}" for key, value in level.items() if key not in NAMING)
         name = next((str(level[key]) for key in NAMING if key in level), "")
         return f"{name}({options})" if options or not name else name
     if isinstance(level, list):
-        return "-".join(map(str, level)) or "none"
+        return "-".join(level_text(_label(one)) for one in level) or "none"
     return level
 
 
