@@ -97,6 +97,9 @@ def test_equal_accuracies_are_told_apart_by_the_loss_and_then_the_lower_value_is
     assert chosen(*runs).choices[0].value == 0.1
     runs = [tried("batch", value, [(50, loss)]) for value, loss in ((0.3, 0.4), (0.2, 0.5), (0.1, 0.5))]
     assert chosen(*runs).choices[0].value == 0.3
+    assert "last epoch chose, and the loss where that was equal, and the test " in chosen(*runs).budget()
+    assert "last epoch chose, and the test " in chosen(*runs, metric="validation_loss").budget()
+    assert "last epoch chose, and the test " in chosen(*runs[1:], tried("batch", 0.4, [(60, 1.0)])).budget()
 
 
 def test_the_lowest_loss_is_chosen_where_the_loss_is_the_metric():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 
 import pytest
 import torch
@@ -276,3 +278,21 @@ def test_what_is_not_tuned_cannot_be_set_and_quick_is_named(tmp_path, monkeypatc
     assert told == "--set tune.seeds=1: the study has no [tune] table to change; write one into the file"
     write_study(tmp_path, changed("values = [0.01, 0.02]", "values = [0.01]", TUNED))
     assert mistake("plan", "study.toml", "--quick") == "study.toml: quick: tune.values: [0.01]; has too few entries"
+
+
+def test_more_seeds_of_a_tuned_study_are_had_by_what_the_refusal_says(finished, tmp_path):
+    file, out = finished
+    told = mistake("run", file, "--seeds", 4, "--out", out)
+    command, folders = re.search(r"train the others with (.*) --out OTHER, and unite them: 'allelse (.*) OTHER'", told).groups()
+    assert command == "--seeds 2 --first-seed 2"
+    other = tmp_path / "other"
+    assert allelse("run", file, *command.split(), "--out", other).code == 0
+    united = tmp_path / "united"
+    shutil.copytree(out, united)
+    assert allelse("merge", united, other).code == 0, folders
+    assert statuses(united) == ["done"] * 8
+    with store.read(united) as opened, store.read(out) as first:
+        assert opened.tuning == first.tuning
+    ended = allelse("run", file, "--seeds", 4, "--out", united)
+    assert ended.code == 0
+    assert "tuning runs" in allelse("results", united).out

@@ -82,10 +82,12 @@ class Tuning:
         lost = f", {diverged} diverged" if diverged else ""
         seeds = "1 seed of its" if self.seeds == 1 else f"{self.seeds} seeds of their"
         epochs = "1 epoch" if self.epochs == 1 else f"{self.epochs} epochs"
+        is_equal = self.metric == "validation_accuracy" and any(map(_is_tied, self.choices))
+        equal = ", and the loss where that was equal" * is_equal
         return (
             f"{self.key} was tuned before the comparison, {each}, from {values}: {self.runs} tuning runs ({seeds} own, up to "
-            f"{epochs}{lost}), {self.images:,} images trained; {self.metric} of the last epoch chose, and the test split was "
-            f"not looked at"
+            f"{epochs}{lost}), {self.images:,} images trained; {self.metric} of the last epoch chose{equal}, and the test "
+            f"split was not looked at"
         )
 
     def warnings(self) -> list[str]:
@@ -151,6 +153,12 @@ def _mean(runs: Sequence[StoredRun], metric: str) -> float | None:
     values = [run.result.metrics.get(metric) if run.result and run.status == "done" else None for run in runs]
     finite = [value for value in values if value is not None and isfinite(value)]
     return sum(finite) / len(finite) if len(finite) == len(runs) else None
+
+
+def _is_tied(choice: Choice) -> bool:
+    """Whether another value had the mean of the one that was chosen."""
+    means = {tried.value: tried.mean for tried in choice.tried}
+    return list(means.values()).count(means[choice.value]) > 1
 
 
 def _for(levels: Mapping[str, Level]) -> str:

@@ -200,10 +200,15 @@ def _check_one_study(
             notes.append(f"{one.folder}: has {one.arms} of the {arms} arms")
     settled = [one for one in sources if one.tuning]
     for one in settled[1:]:
-        if canonical_json(one.tuning) != canonical_json(settled[0].tuning):
+        if _chosen(one) != _chosen(settled[0]):
             raise StoreError(
                 f"{one.folder}: its tuning chose otherwise than that of {settled[0].folder}; leave one of them out"
             )
+
+
+def _chosen(source: _Source) -> dict[str, Any]:
+    """The value that was chosen, by the levels that share it: another machine has other last digits in the means behind it."""
+    return {canonical_json(choice["levels"]): choice["value"] for choice in (source.tuning or {})["choices"]}
 
 
 # ── uniting ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -140,6 +140,7 @@ def load(
         name="-".join(filter(None, (file.study.name, version))),
         question=file.study.question,
         seeds=all_seeds,
+        first_seed=file.study.first_seed,
         alpha=file.study.alpha,
         factors=_levels_there(factors, arms),
         arms=arms,

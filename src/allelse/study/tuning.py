@@ -26,7 +26,7 @@ def tuning_study(study: Study) -> Study:
     """The tuning runs: every arm with every value of the number, which is one level more of each, with seeds of their own."""
     tune = study.tune
     assert tune is not None
-    first = FIRST_TUNING_SEED + study.seeds[0]
+    first = FIRST_TUNING_SEED + study.first_seed  # also with --first-seed, so that all of a study's folders can be united
     seeds = tuple(range(first, first + tune.seeds))
     shorter = {} if tune.epochs is None else {"epochs": tune.epochs}
     arms = []

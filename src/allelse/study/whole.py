@@ -22,6 +22,8 @@ class Study:
     question: str
     seeds: tuple[int, ...]
     """of every arm that has no number of its own"""
+    first_seed: int
+    """of the file, whatever ``--first-seed`` says; what its tuning is done with follows from it"""
     alpha: float
     factors: Mapping[str, tuple[Level, ...]]
     """labels of the levels that arms have, by factor, in the order of the file"""
