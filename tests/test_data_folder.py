@@ -145,6 +145,10 @@ def _sixteen_bit(root):
         (lambda root: [file.unlink() for file in (root / "test" / "bee").iterdir()], r"class folder .*test/bee is empty"),
         (lambda root: (root / "train" / "ant" / "notes.txt").write_text("x"), r"notes\.txt is no image; allowed .*\.png"),
         (lambda root: (root / "train" / "ant" / "more").mkdir(), r"more is no image"),
+        (
+            lambda root: (root / "test" / "loose.PNG").write_text("x"),
+            r"test/loose\.PNG is in no class folder; put it in one, or ",
+        ),
         (lambda root: (root / "train" / "ant" / "0001.png").write_bytes(b"no image"), r"0001\.png cannot be read"),
         (lambda root: (root / "train" / "ant" / "0001.png").write_bytes(_half(root)), r"0001\.png cannot be read"),
         (_sixteen_bit, r"deep\.png has pixels of mode 'I;16'; allowed: 8-bit"),

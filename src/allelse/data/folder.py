@@ -70,7 +70,8 @@ def list_images(path: Path) -> tuple[tuple[str, ...], dict[str, list[tuple[Path,
         the class names in sorted order, and for ``train`` and ``test`` all (file, label), by class and file name.
 
     Raises:
-        DataError: no such folder, no train or test, no classes, other classes in test, an empty class, a file that is no image.
+        DataError: no such folder, no train or test, no classes, other classes in test, an empty class, a file that is no image,
+            an image of no class.
     """
     try:
         return _list_images(path)
@@ -84,6 +85,9 @@ def _list_images(path: Path) -> tuple[tuple[str, ...], dict[str, list[tuple[Path
     for split in ("train", "test"):
         if not (path / split).is_dir():
             raise DataError(f"{path} has no folder {split!r}; {_LAYOUT}")
+        for entry in sorted((path / split).iterdir()):
+            if entry.suffix.lower() in ENDINGS and entry.name[0] != "." and entry.is_file():
+                raise DataError(f"{entry} is in no class folder; put it in one, or take it away; {_LAYOUT}")
     classes, test_classes = (
         tuple(sorted(entry.name for entry in (path / split).iterdir() if entry.is_dir() and entry.name[0] != "."))
         for split in ("train", "test")
