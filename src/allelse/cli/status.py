@@ -93,10 +93,7 @@ def look(opened: Store) -> Look:
 
 def command(definition: Mapping[str, object], folder: Path, journal: Journal | None) -> str:
     """The command that goes on. A folder may come from elsewhere: whatever its words are, each stays one word."""
-    try:
-        words = shlex.split(str(definition.get("command", "")))
-    except ValueError:
-        words = []
+    words = store.words_of(str(definition.get("command", "")))
     if words[:2] != ["allelse", "run"]:
         words = ["allelse", "run", "STUDY"]
     return shlex.join(map(progress.shown, [*words, *(journal.options if journal else ()), "--out", str(folder)]))

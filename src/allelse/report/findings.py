@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +18,7 @@ from allelse.records import Provenance, RunResult
 from allelse.report.evidence import compare_table, design_of, judge_table
 from allelse.stats.effects import Floats
 from allelse.stats.runs import Runs
-from allelse.store import Store, StoredRun
+from allelse.store import Store, StoredRun, words_of
 from allelse.tuning import Tuning
 
 Arm = Mapping[str, Any]
@@ -165,14 +164,7 @@ class Findings:
     @cached_property
     def changes(self) -> list[tuple[str, str]]:
         """What the commands ask for otherwise than the study file: ``--seeds`` or ``--set`` with its value, each once."""
-
-        def words(command: str) -> list[str]:
-            try:
-                return shlex.split(command)
-            except ValueError:  # no command of ours: a quotation without an end
-                return command.split()
-
-        given = [pair for command in self.commands for pair in pairwise(words(command)) if pair[0] in ("--seeds", "--set")]
+        given = [pair for command in self.commands for pair in pairwise(words_of(command)) if pair[0] in ("--seeds", "--set")]
         return list(dict.fromkeys(given))
 
     @cached_property

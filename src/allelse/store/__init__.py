@@ -22,6 +22,7 @@ change adds one and takes none away.
 2. a seal in each row, which tells flipped bits; epochs and probes in a table of their own
 """
 
+from allelse.store.definitions import words_of as words_of
 from allelse.store.folder import read as read
 from allelse.store.folder import write as write
 from allelse.store.holder import writer as writer

@@ -104,12 +104,17 @@ def united(definitions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {**shared, **{key: value for key, value in whole.items() if value}}
 
 
+def words_of(command: str) -> list[str]:
+    """The words of a stored command; none where it is none, as a quotation without an end."""
+    try:
+        return shlex.split(command)
+    except ValueError:
+        return []
+
+
 def _command(first: Mapping[str, Any], factors: Mapping[str, Sequence[Any]]) -> str:
     """The command of the first with the levels of all; empty where it cannot be told."""
-    try:
-        words = shlex.split(first.get("command", ""))
-    except ValueError:
-        return ""
+    words = words_of(first.get("command", ""))
     for factor, levels in factors.items():
         if words and list(levels) != first["factors"][factor]:
             levels_set = f"{factor}={json.dumps(levels, ensure_ascii=False)}"
