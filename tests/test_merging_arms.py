@@ -124,6 +124,14 @@ def test_levels_that_a_claim_takes_in_an_order_that_no_folder_has_are_not_united
     )
 
 
+def test_levels_that_a_claim_takes_all_at_once_have_no_order(tmp_path):
+    claim = {"id": "alike", "says": "alike", "kind": "stable", "along": "model.activation", "margin": 2.0}
+    folders = [fill(tmp_path / name, [0], **some(name), claims=[claim]) for name in ("relu", "sigmoid")]
+    store.merge(tmp_path / "u", folders)
+    with store.write(tmp_path / "u", definition(factors=FACTORS, claims=[claim], seeds=[0])) as opened:
+        assert opened.counts() == {"done": 2}
+
+
 def test_levels_in_another_order_are_of_another_study(tmp_path):
     """A trend along them would go the other way."""
     a, b = fill(tmp_path / "a", [0]), fill(tmp_path / "b", [1], **some("relu", "sigmoid"))

@@ -14,6 +14,8 @@ from allelse.records import canonical_json
 WITHOUT_WEIGHT = ("command", "notes", "references")
 """by which command a study was asked for, our words, and what others published do not make it another one"""
 OF_ARMS = ("seeds", "factors", "arms", "excluded")
+WITH_AN_ORDER = ("trend", "monotone")
+"""kinds of claims that take the levels of a factor one after the other; one of another kind takes them all at once"""
 NAMED = ("data", "own parts")
 """the fingerprints of what the arms train on and of code of the user's own, by name"""
 
@@ -38,7 +40,7 @@ def same_but_for_seeds(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool
 
 def _in_one_order(definition: Mapping[str, Any]) -> dict[str, Any]:
     """A definition with its arms, and the levels that no claim takes in the file's order, in an order of their texts."""
-    along = {claim.get("along") for claim in definition["claims"]}
+    along = {claim.get("along") for claim in definition["claims"] if claim.get("kind") in WITH_AN_ORDER}
     factors = {
         factor: sorted(levels, key=canonical_json) if factor not in along or all(map(is_number, levels)) else levels
         for factor, levels in definition["factors"].items()
@@ -86,7 +88,7 @@ def united(definitions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if len(arm_from_levels) == len(first["arms"]) or not arm_from_levels.keys() <= crossed.keys():
         return dict(first)
     for claim in first["claims"]:
-        along = claim.get("along")
+        along = claim.get("along") if claim.get("kind") in WITH_AN_ORDER else None
         if along in factors and not all(map(is_number, factors[along])) and len(factors[along]) > max(map(len, lists[along])):
             raise ValueError(f"none of them has all levels of {along} in the order that the claim {claim['id']!r} asks for")
     for text, levels in crossed.items():
