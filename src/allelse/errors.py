@@ -34,6 +34,11 @@ def one_line(error: object) -> str:
     return " ".join(str(error).split())
 
 
+def counted(number: int, one: str, several: str = "") -> str:
+    """``1 run``, ``2 runs``; ``several`` where that is not ``one`` with an s."""
+    return f"{number} {one if number == 1 else several or one + 's'}"
+
+
 class AllelseError(Exception):
     """Base of every error that a user can cause and mend; ``str(error)`` is one line, and shown as it stands."""
 

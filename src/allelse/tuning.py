@@ -12,7 +12,7 @@ from math import isfinite
 from typing import Any, Literal
 
 from allelse.design import Level, arm_key, arm_text
-from allelse.errors import StudyError
+from allelse.errors import StudyError, counted
 from allelse.records import RunResult
 from allelse.store import StoredRun
 
@@ -81,13 +81,12 @@ class Tuning:
         diverged = sum(tried.diverged for choice in self.choices for tried in choice.tried)
         lost = f", {diverged} diverged" if diverged else ""
         seeds = "1 seed of its" if self.seeds == 1 else f"{self.seeds} seeds of their"
-        epochs = "1 epoch" if self.epochs == 1 else f"{self.epochs} epochs"
         is_equal = self.metric == "validation_accuracy" and any(map(_is_tied, self.choices))
         equal = ", and the loss where that was equal" * is_equal
         return (
             f"{self.key} was tuned before the comparison, {each}, from {values}: {self.runs} tuning runs ({seeds} own, up to "
-            f"{epochs}{lost}), {self.images:,} images trained; {self.metric} of the last epoch chose{equal}, and the test "
-            f"split was not looked at"
+            f"{counted(self.epochs, 'epoch')}{lost}), {self.images:,} images trained; {self.metric} of the last epoch "
+            f"chose{equal}, and the test split was not looked at"
         )
 
     def warnings(self) -> list[str]:

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from allelse.cli.console import Terminal
 from allelse.cli.streams import discard
+from allelse.errors import counted
 
 if TYPE_CHECKING:
     from allelse.plan import Plan  # brings torch along
@@ -73,7 +74,8 @@ class Screen:
         self.seconds_left = None
         runs = sum(len(planned.pack.runs) for planned in plan.packs)
         went_on = f", {done / plan.seconds:.0%} of it stored before" if done else ""
-        self.say(f"{runs} runs in {len(plan.packs)} packs, estimated {duration(plan.seconds)}{went_on}")
+        in_packs = f"{counted(runs, 'run')} in {counted(len(plan.packs), 'pack')}"
+        self.say(f"{in_packs}, estimated {duration(plan.seconds)}{went_on}")
         if self.bar:  # that of the tuning runs, which are another plan
             with _lost_without_harm():
                 self.bar.stop()

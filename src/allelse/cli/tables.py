@@ -20,7 +20,7 @@ from allelse.cli.console import make_console
 from allelse.cli.progress import duration
 from allelse.data import Dataset, Entry
 from allelse.design import arm_key, is_absent, level_text, matches, short_names
-from allelse.errors import StoreError, inert
+from allelse.errors import StoreError, counted, inert
 from allelse.recipe import Recipe
 from allelse.records import METRICS, Pack, canonical_json
 from allelse.report.evidence import why_not_asked
@@ -83,7 +83,7 @@ def show_studies(studies: Sequence[Study]) -> None:
 def _seeds(study: Study) -> str:
     """'10 seeds', or '10 to 20 seeds' where arms have unequal numbers of them."""
     counts = sorted({len(arm.seeds) for arm in study.arms})
-    return f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else f"{counts[0]} seed{'s' * (counts[0] > 1)}"
+    return f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else counted(counts[0], "seed")
 
 
 def show_plan(study: Study, plan: Plan, tuning_plan: Plan | None, dataset_of: Callable[[Recipe], Dataset], device: str) -> None:
@@ -114,8 +114,9 @@ def show_plan(study: Study, plan: Plan, tuning_plan: Plan | None, dataset_of: Ca
     runs, known = sum(len(arm.seeds) for arm in study.arms), _measured(plan.packs)
     unknown = sum(len(planned.pack.runs) for planned in plan.packs) - sum(len(planned.pack.runs) for planned in known)
     about = f"about {duration(plan.seconds)}" if known else "their time is not known"
-    besides = f", and {unknown} run{'s' * (unknown > 1)} that cannot be trained here" if known and unknown else ""
-    console.print(f"\n{runs} runs in {len(plan.packs)} packs on {device}: {about}{besides} (packs: replicas × packs)")
+    besides = f", and {counted(unknown, 'run')} that cannot be trained here" if known and unknown else ""
+    in_packs = f"{counted(runs, 'run')} in {counted(len(plan.packs), 'pack')}"
+    console.print(f"\n{in_packs} on {device}: {about}{besides} (packs: replicas × packs)")
     if not how:
         console.print(f"packs are computed in one way: {ways.pop().in_words(2)}")
     if any(len({canonical_json(run.arm) for run in planned.pack.runs}) > 1 for planned in plan.packs):

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from allelse.cli.progress import duration
 from allelse.design import arm_text
+from allelse.errors import counted
 from allelse.stats.sentences import number
 from allelse.store import Store
 from allelse.study import Tune
@@ -24,11 +25,11 @@ def show_plan(console: Console, tune: Tune, plan: Plan) -> None:
     runs = sum(len(planned.pack.runs) for planned in plan.packs)
     each = f"for each {' and '.join(tune.per)}" if tune.per else "once for all arms"
     values = ", ".join(f"{value:g}" for value in sorted(tune.values))
-    epochs = f" of {tune.epochs} epoch{'' if tune.epochs == 1 else 's'}" if tune.epochs else ""
+    epochs = f" of {counted(tune.epochs, 'epoch')}" if tune.epochs else ""
     console.print(f"\nTuned before the comparison, on validation images: {tune.key}")
     console.print(f"  {each}, one of {values} by {tune.metric} of the last epoch")
     seeds = "1 seed of its own" if tune.seeds == 1 else f"{tune.seeds} seeds of their own"
-    console.print(f"  {runs} more runs{epochs}, with {seeds}: about {duration(plan.seconds)} more")
+    console.print(f"  {counted(runs, 'more run')}{epochs}, with {seeds}: about {duration(plan.seconds)} more")
 
 
 def show(console: Console, store: Store) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from allelse import engine, own, store
-from allelse.errors import StoreError, Terminated
+from allelse.errors import StoreError, Terminated, counted
 from allelse.launch.crew import Crew, Event, Failed, Finished, Logged, Lost, NoMemory, Progressed, Proof, Task
 from allelse.launch.journal import Journalled, arm_of, is_final
 from allelse.launch.local import dataset_of
@@ -170,7 +170,8 @@ class Part:
     def _prepare(self) -> None:
         computing = asdict(self.computing)
         if (stored := self.opened.plan) is None:
-            self.watcher.say(f"measuring how to pack {sum(len(arm.seeds) for arm in self.study.arms)} runs on this device")
+            number = sum(len(arm.seeds) for arm in self.study.arms)
+            self.watcher.say(f"measuring how to pack {counted(number, 'run')} on this device")
             self.plan = plan_study(self.study, self.crew, self.computing)
             self.described = {"machine": self.crew.machine(), "computing": computing, "threads": self.crew.threads}
             runs = ((run.id, run.arm, run.seed) for run in self.study.runs())

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from allelse.errors import MachineError
+from allelse.errors import MachineError, counted
 from allelse.launch.crew import Event, Failed, Finished, Hear, Lost, NoMemory, Task, carry_out_elsewhere, end_with
 from allelse.launch.local import Local, dataset_of
 
@@ -55,10 +55,10 @@ class Processes(Local):
         self._devices = devices
 
     def in_words(self) -> str:
-        workers = _counted(self.at_once, "worker process", "worker processes")
+        workers = counted(self.at_once, "worker process", "worker processes")
         if self.device.type == "cuda":
-            return f"{workers} on {_counted(len(set(self._devices)), 'GPU')}"
-        return f"{workers} with {_counted(self.threads, 'thread')} each"
+            return f"{workers} on {counted(len(set(self._devices)), 'GPU')}"
+        return f"{workers} with {counted(self.threads, 'thread')} each"
 
     def submit(self, task: Task) -> None:
         place = next(place for place, worker in enumerate(self._workers) if worker is None or worker.pack is None)
@@ -170,7 +170,3 @@ def _serve(pipe: Connection, device_name: str, folder: str) -> None:
         except EOFError:
             return
         tell(carry_out_elsewhere(task, dataset_of, device, tell))
-
-
-def _counted(number: int, one: str, several: str = "") -> str:
-    return f"{number} {one if number == 1 else several or one + 's'}"

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from allelse import stats
+from allelse.errors import counted
 from allelse.report.evidence import NOT_ASKED
 from allelse.report.figures import MECHANISM, compute_figures
 from allelse.report.findings import Findings
@@ -145,8 +146,8 @@ def _state(findings: Findings) -> str:
         return "No run is planned yet."
     shown = ", ".join(f"{counts[status]} {status}" for status in ("done", "diverged", "failed", "pending") if counts[status])
     fewest, most = min(findings.seeds_from_arm.values()), max(findings.seeds_from_arm.values())
-    seeds = _count(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
-    planned = f"{_count(len(findings.arms), 'arm')} × {seeds}: {_count(len(findings.runs), 'run')}, {shown}"
+    seeds = counted(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
+    planned = f"{counted(len(findings.arms), 'arm')} × {seeds}: {counted(len(findings.runs), 'run')}, {shown}"
     if not findings.machines:
         return f"{planned}."
     where, days = " and ".join(findings.machines), " to ".join(dict.fromkeys((findings.days[0], findings.days[-1])))
@@ -163,17 +164,13 @@ def _long(seconds: float) -> str:
     )
 
 
-def _count(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
-
-
 def _tally(verdicts: Sequence[stats.Verdict]) -> str:
     counts: Counter[str] = Counter(verdict.verdict for verdict in verdicts)
     if not counts:
         return "This study declares no claims."
     not_asked = sum(bool(verdict.reason and verdict.reason.startswith(NOT_ASKED)) for verdict in verdicts)
     among = f", {not_asked} of them not asked in this run" if not_asked else ""
-    return f"Of {_count(len(verdicts), 'claim')}: " + ", ".join(f"{counts[name]} {name}" for name in ICONS) + among + "."
+    return f"Of {counted(len(verdicts), 'claim')}: " + ", ".join(f"{counts[name]} {name}" for name in ICONS) + among + "."
 
 
 def _card(findings: Findings, verdict: stats.Verdict) -> Card:
@@ -188,7 +185,7 @@ def _card(findings: Findings, verdict: stats.Verdict) -> Card:
         facts.append(("Sign-flip check", _p(verdict.p_sign_flip)))
     if verdict.n:
         correlation = NONE if verdict.correlation is None else f"{verdict.correlation:.2f}".replace("-", "−")
-        facts += [("n", _count(verdict.n, "seed")), ("Pair correlation", correlation)]
+        facts += [("n", counted(verdict.n, "seed")), ("Pair correlation", correlation)]
     return Card(
         id=verdict.id,
         says=verdict.says,
@@ -235,7 +232,7 @@ def _tuning_notes(findings: Findings) -> list[str]:
     if tune := findings.definition.get("tune"):
         counts = Counter(run.status for run in findings.tuning_runs)
         shown = ", ".join(f"{count} {status}" for status, count in counts.items()) or "none is planned yet"
-        return [f"{tune['key']} is tuned before the comparison: {_count(len(findings.tuning_runs), 'run')}, {shown}."]
+        return [f"{tune['key']} is tuned before the comparison: {counted(len(findings.tuning_runs), 'run')}, {shown}."]
     return []
 
 
@@ -259,12 +256,12 @@ def _mechanism_notes(findings: Findings) -> list[str]:
             else:
                 ends = interval(low, high, "accuracy")
                 with_ends = (
-                    f" (95 % t interval {ends}, n = {n} seeds)" if ends != NONE else f" (n = {_count(n, 'seed')}, no interval)"
+                    f" (95 % t interval {ends}, n = {n} seeds)" if ends != NONE else f" (n = {counted(n, 'seed')}, no interval)"
                 )
                 notes.append(
                     "The widest distance between recalibrated and running statistics is "
                     f"{value(mean, 'accuracy', signed=True)} points, in {findings.arm_name(arm)}{with_ends}. It was picked as "
-                    f"the widest of {_count(len(gaps), 'arm')}: a place to look, not a test."
+                    f"the widest of {counted(len(gaps), 'arm')}: a place to look, not a test."
                 )
                 # The widest of many is above 0 by chance, too.
                 if n > 1 and 2 * stats.one_sided(good)[0] <= 0.05 / len(gaps):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from allelse.design import arm_text
-from allelse.errors import StoreError
+from allelse.errors import StoreError, counted
 from allelse.progress import journal
 from allelse.records import RunResult, canonical_json, digest
 from allelse.store import schema
@@ -134,13 +134,9 @@ def merge(out: str | Path, folders: Sequence[str | Path]) -> list[str]:
             on_disk(out)
         _remove(out / journal.FILE)  # it tells of what was left before
     statuses = [row[4] for row in comparison.rows.values()] if comparison else []
-    counted = ", ".join(f"{statuses.count(status)} {status}" for status in RANK if status in statuses)
-    runs = f"{_counted(len(statuses), 'run')} of {_counted(len(definition['seeds']), 'seed')}: {counted}"
-    return [f"{out}: {runs if statuses else 'the tuning runs'}, from {_counted(len(sources), 'folder')}", *notes]
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' if number > 1 else ''}"
+    shown = ", ".join(f"{statuses.count(status)} {status}" for status in RANK if status in statuses)
+    runs = f"{counted(len(statuses), 'run')} of {counted(len(definition['seeds']), 'seed')}: {shown}"
+    return [f"{out}: {runs if statuses else 'the tuning runs'}, from {counted(len(sources), 'folder')}", *notes]
 
 
 def _remove(path: Path) -> None:
