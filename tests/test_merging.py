@@ -316,14 +316,14 @@ def test_an_arm_with_seeds_of_its_own_keeps_them_in_a_united_folder(tmp_path, mo
     monkeypatch.setattr(local.Speeds, "images_per_second", lambda self, pack: 100.0)
     own = '\n[[adjust]]\nwhere = { "model.activation" = "relu" }\nseeds = 1\n'
     file = write_study(tmp_path, changed("epochs          = 2", "epochs          = 1", PLAIN) + own)
-    for name, first in (("a", 0), ("b", 5)):
+    for name, first in (("a", 0), ("b", 2)):
         launch.run_study(study.load(file, first_seed=first), tmp_path / name, "cpu", Quiet())
     store.merge(tmp_path / "u", [tmp_path / "a", tmp_path / "b"])
     with store.read(tmp_path / "u") as opened:
-        assert opened.definition["seeds"] == [0, 1, 5, 6]
+        assert opened.definition["seeds"] == [0, 1, 2, 3]
         assert [arm.get("seeds") for arm in opened.definition["arms"]] == [None, 2]
         summary = stats.arm_table(opened.table(), ["model.activation"])
         assert summary[["n", "pending"]].to_numpy().tolist() == [[4, 0], [2, 0]], "seed 1 was never asked of the second"
     outcome = launch.run_study(study.load(file), tmp_path / "u", "cpu", Quiet())
     assert outcome.runs_by_status == {"done": 6}
-    assert json.loads(canonical_json(of_seeds(tmp_path / "u")[0]))[-1] == ["relu", 5, "done"]
+    assert json.loads(canonical_json(of_seeds(tmp_path / "u")[0]))[-1] == ["relu", 2, "done"]

@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from allelse.claims import Higher
+from allelse.design import EVERY_RUN
 from allelse.errors import StudyError
-from allelse.stats import arm_table
+from allelse.stats import arm_table, verdicts
 
 
 def table():
@@ -38,14 +40,29 @@ def test_runs_that_are_not_done_are_counted_and_left_out_of_the_mean():
     assert found.loc[0, "mean"] == 83.5
 
 
-def test_seeds_that_others_have_beyond_an_arms_own_are_not_missing_in_any_of_several_folders_seeds():
-    seeds = {"group": [0, 1, 20, 21], "batch": [0, 1, 2, 3, 20, 21, 22], "layer": [0, 20, 30]}
+def test_what_a_store_has_no_row_of_was_never_asked_and_what_another_table_lacks_is_missing():
+    seeds = {"group": [0, 1, 4, 5], "batch": [0, 1, 2, 3, 4, 5, 6, 7], "layer": [0, 4]}  # of two folders, united
     rows = [{"norm": norm, "seed": seed, "status": "done", "accuracy": 80.0} for norm in seeds for seed in seeds[norm]]
-    found = arm_table(pd.DataFrame(rows), ["norm"])
-    assert found["n"].tolist() == [4, 7, 3]
-    assert found["pending"].tolist() == [1, 1, 0], "seed 30, of which they have nothing"
-    missing = pd.DataFrame([row for row in rows if (row["norm"], row["seed"]) != ("group", 0)])
-    assert arm_table(missing, ["norm"])["pending"].tolist() == [2, 1, 0], "an arm's own that is not there is"
+    united = pd.DataFrame(rows)
+    assert arm_table(united, ["norm"])["pending"].tolist() == [2, 0, 3], "but for those after its last"
+    united.attrs[EVERY_RUN] = True
+    assert arm_table(united, ["norm"])[["n", "pending"]].values.tolist() == [[4, 0], [8, 0], [2, 0]]
+
+
+def test_arms_of_a_store_are_compared_on_the_seeds_that_all_of_them_have():
+    seeds = {"group": [0, 1, 4, 5, 6, 7], "batch": [0, 1, 2, 3, 4, 5]}
+    rows = [
+        {"norm": norm, "seed": seed, "status": "done", "accuracy": 80.0 + seed % 3 + (norm == "batch") * (5 + seed / 10)}
+        for norm in seeds
+        for seed in seeds[norm]
+    ]
+    united = pd.DataFrame(rows)
+    united.attrs[EVERY_RUN] = True
+    claim = {"id": "x", "says": "x", "kind": "higher", "a": {"norm": "batch"}, "b": {"norm": "group"}}
+    [judged] = verdicts([Higher(**claim)], united)
+    assert (judged.verdict, judged.n, judged.reason) == ("supported", 4, None)
+    with pytest.raises(StudyError, match="metric 'validation_accuracy' is not among the results"):
+        verdicts([Higher(**claim, metric="validation_accuracy")], united)
 
 
 def test_nothing_done_yet_is_a_table_of_pending_arms():

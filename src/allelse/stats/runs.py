@@ -1,8 +1,8 @@
 """The table of runs, read once: a pandas DataFrame in; one value a seed for any arm and metric out, with what is wrong counted.
 
 The table has one row a run: a column for each factor (empty where the arm lacks it), ``seed``, ``status`` and one column a
-metric. The seeds of an arm are the first ones of the study's, or, where folders with seeds of their own were united, of each
-sequence of seeds without a gap; those after an arm's last row there are not asked of it.
+metric. A table of a store has a row for each run that is asked, and is marked so (``EVERY_RUN``). In another an arm's seeds
+are the study's first ones: those after an arm's last row are not asked of it, those before it are missing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from allelse.design import arm_text, level_key
+from allelse.design import EVERY_RUN, arm_text, level_key
 from allelse.errors import StudyError, did_you_mean
 from allelse.stats.effects import Floats
 
@@ -42,10 +42,7 @@ class Runs:
         self._table = table
         self._status = [str(status) for status in table["status"]]
         self._row_from_run: dict[tuple[object, ...], int] = {}
-        self._first_from_seed: dict[int, int] = {}
-        for seed in self.seeds:  # of the sequence that a seed is in
-            self._first_from_seed[seed] = self._first_from_seed.get(seed - 1, seed)
-        self._last_seed: dict[tuple[object, ...], int] = {}
+        self._seeds_from_arm: dict[tuple[object, ...], list[int]] = {}
         columns = [[level_key(level) for level in table[factor]] for factor in factors]
         self.varied = [factor for factor, column in zip(factors, columns, strict=True) if len(set(column)) > 1]
         for row, seed in enumerate(table["seed"]):
@@ -54,8 +51,7 @@ class Runs:
                 arm = arm_text({factor: table[factor].iloc[row] for factor in factors})
                 raise StudyError(f"the table of runs has seed {seed} twice for {arm or 'its one arm'}; is a factor left out?")
             self._row_from_run[run] = row
-            sequence = (*run[:-1], self._first_from_seed[int(seed)])
-            self._last_seed[sequence] = max(int(seed), self._last_seed.get(sequence, int(seed)))
+            self._seeds_from_arm.setdefault(run[:-1], []).append(int(seed))
         self._values_from_metric: dict[str, Floats] = {}
         self._values_from_arm: dict[tuple[object, ...], tuple[Floats, list[str]]] = {}
 
@@ -74,7 +70,7 @@ class Runs:
         if arms is None:
             is_missing = "done" in self._status
         else:
-            is_missing = all(set(self._states(arm)[: len(self.seeds_of(arm))]) == {"done"} for arm in arms)
+            is_missing = all({self._state(arm, seed) for seed in self.seeds_of(arm)} == {"done"} for arm in arms)
         if is_missing and metric not in self.metrics:
             raise StudyError(f"metric {metric!r} is not among the results; {did_you_mean(metric, self.metrics)}")
 
@@ -93,7 +89,7 @@ class Runs:
         """
         arm_key = self._key(arm)
         if (metric, arm_key) not in self._values_from_arm:
-            column, states = self._column(metric), self._states(arm)
+            column, states = self._column(metric), [self._state(arm, seed) for seed in self.seeds]
             rows = [self._row_from_run.get((*arm_key, seed)) for seed in self.seeds]
             values = np.array([np.nan if row is None else column[row] for row in rows])
             lost = "diverged" if np.isfinite(values).any() else WITHOUT
@@ -107,17 +103,17 @@ class Runs:
         return values, Counter({problem: found[problem] for problem in (*PROBLEMS, WITHOUT) if found[problem]})
 
     def seeds_of(self, arm: Mapping[str, object]) -> list[int]:
-        """The seeds that are asked of an arm; all of a sequence in which it has no row at all."""
-        key = self._key(arm)
-        return [seed for seed in self.seeds if seed <= self._last_seed.get((*key, self._first_from_seed[seed]), seed)]
+        """The seeds that are asked of an arm; all of them where it has no row at all."""
+        own = self._seeds_from_arm.get(self._key(arm), self.seeds)
+        return sorted(own) if self._table.attrs.get(EVERY_RUN) else [seed for seed in self.seeds if seed <= max(own)]
 
     def _key(self, arm: Mapping[str, object]) -> tuple[object, ...]:
         return tuple(level_key(arm.get(factor)) for factor in self.factors)
 
-    def _states(self, arm: Mapping[str, object]) -> list[str]:
-        """What became of each of all seeds."""
-        rows = [self._row_from_run.get((*self._key(arm), seed)) for seed in self.seeds]
-        return ["pending" if row is None else self._status[row] for row in rows]
+    def _state(self, arm: Mapping[str, object], seed: int) -> str:
+        """What became of one run."""
+        row = self._row_from_run.get((*self._key(arm), seed))
+        return "pending" if row is None else self._status[row]
 
     def _column(self, metric: str) -> Floats:
         if metric not in self._values_from_metric:

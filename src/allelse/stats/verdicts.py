@@ -169,7 +169,8 @@ def _values(
     wrong, and of how many seeds."""
     trouble: dict[str, tuple[Mapping[str, int], int]] = {}
     columns = []
-    seeds = min((runs.seeds_of(arm) for arm, _ in contrast.weights), key=len)  # an arm's others are not compared here
+    shared = set.intersection(*(set(runs.seeds_of(arm)) for arm, _ in contrast.weights))
+    seeds = sorted(shared)  # an arm's others are not compared here
     for arm, _ in contrast.weights:
         column, problems = runs.values(arm, metric, seeds)
         columns.append(column)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from allelse.design import EVERY_RUN
 from allelse.records import RunResult, canonical_json, digest
 from allelse.store import forms
 from allelse.store.faults import explained
@@ -225,6 +226,7 @@ class Store:
         """One row a run in the plan's order: ``run``, one column a factor, ``seed``, ``status``, ``error``, one a metric.
 
         Where the arm of a run lacks a factor, its column holds None.
+        A run that is not finished has its row, too, which ``attrs`` say (``design.EVERY_RUN``).
         With ``timing`` also what differs from one execution to the next: seconds, speed, device, versions, host.
         """
         import pandas as pd
@@ -249,6 +251,7 @@ class Store:
                     row.update({key: value for key, value in made.items() if key not in factors})
             rows.append(row)
         frame = pd.DataFrame(rows)
+        frame.attrs[EVERY_RUN] = True
         for factor in factors:
             if len({type(row[factor]) for row in rows}) > 1:  # else pandas makes 4.0 and nan of 4 and None, 0.0 of 0 beside 0.5
                 frame[factor] = pd.Series([row[factor] for row in rows], dtype=object)
