@@ -6,7 +6,9 @@ import errno
 import sys
 
 import pytest
+import torch
 from study_support import PLAIN, allelse, changed, statuses, write_study
+from tuning_support import TUNED
 
 from allelse import engine
 from allelse.cli import progress, tables
@@ -90,5 +92,27 @@ def test_plan_says_in_a_line_which_networks_cannot_take_a_step_and_does_not_inve
     assert lines[3].endswith("1,000,000 0 s")
     assert lines[4].endswith("– –")
     assert "about 0 s, and 2 runs that cannot be trained here" in " ".join(lines)
-    told = "model.depth = 2: a pack of 1 cannot take a step, so its time is not known: MemoryError"
+    told = "a network as in model.depth = 2 cannot take a step, so its time is not known: MemoryError"
     assert [(record.getMessage(), record.exc_info) for record in caplog.records] == [(told, None)]
+
+
+def test_a_pack_that_is_too_large_is_no_network_that_cannot_be_trained(tmp_path, monkeypatch, caplog):
+    def rate(pack, *_):
+        if len(pack.runs) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return 1e6
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(engine, "images_per_second", rate)
+    ended = allelse("plan", write_study(tmp_path), "--device", "cpu")
+    assert "4 runs in 4 packs" in ended.out
+    assert "cannot" not in ended.err
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_no_time_is_invented_for_tuning_runs_that_cannot_take_a_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(local.Speeds, "images_per_second", lambda self, pack: None)
+    file = write_study(tmp_path, TUNED)
+    assert "12 more runs of 1 epoch, with 2 seeds of their own: their time is not known" in allelse("plan", file).out
+    ended = allelse("run", file, "--out", tmp_path / "out")
+    assert "4 runs in 4 packs, their time is not known\n" in ended.err

@@ -32,6 +32,16 @@ def duration(seconds: float) -> str:
     return f"{minutes // 1440} d {minutes % 1440 // 60} h"
 
 
+def time_of(plan: Plan, word: str) -> str:
+    """``about 2 h``, without what cannot take a step here."""
+    unknown = sum(len(planned.pack.runs) for planned in plan.packs if not planned.images_per_second)
+    if unknown == sum(len(planned.pack.runs) for planned in plan.packs):
+        return "their time is not known"
+    return f"{word} {duration(plan.seconds)}" + (
+        f", and {counted(unknown, 'run')} that cannot be trained here" if unknown else ""
+    )
+
+
 def left_text(seconds: float) -> str:
     return f"about {duration(seconds)} left"
 
@@ -75,7 +85,7 @@ class Screen:
         runs = sum(len(planned.pack.runs) for planned in plan.packs)
         went_on = f", {done / plan.seconds:.0%} of it stored before" if done else ""
         in_packs = f"{counted(runs, 'run')} in {counted(len(plan.packs), 'pack')}"
-        self.say(f"{in_packs}, estimated {duration(plan.seconds)}{went_on}")
+        self.say(f"{in_packs}, {time_of(plan, 'estimated')}{went_on}")
         if self.bar:  # that of the tuning runs, which are another plan
             with _lost_without_harm():
                 self.bar.stop()

@@ -17,7 +17,7 @@ from allelse import stats
 from allelse.claims import settings
 from allelse.cli import tuning
 from allelse.cli.console import make_console
-from allelse.cli.progress import duration
+from allelse.cli.progress import duration, time_of
 from allelse.data import Dataset, Entry
 from allelse.design import arm_key, is_absent, level_text, matches, short_names
 from allelse.errors import StoreError, counted, inert
@@ -30,7 +30,7 @@ from allelse.study import Arm, Study
 
 if TYPE_CHECKING:
     from allelse.launch import CheckedPart
-    from allelse.plan import Plan, PlannedPack  # which bring torch along
+    from allelse.plan import Plan  # brings torch along
 
 
 BETWEEN_COLUMNS = 3
@@ -99,24 +99,21 @@ def show_plan(study: Study, plan: Plan, tuning_plan: Plan | None, dataset_of: Ca
     table = make_table(*short_names(study.factors).values(), *numbers[:-2], *how, *numbers[-2:], numbers=numbers)
     for arm in study.arms:
         packs = [planned for planned in plan.packs if any(run.arm == arm.levels for run in planned.pack.runs)]
-        rate = f"{arm.recipe.optimizer.scaled_lr(arm.recipe.batch_size):.3g}"
+        lr = f"{arm.recipe.optimizer.scaled_lr(arm.recipe.batch_size):.3g}"
+        seconds = sum(planned.seconds * _share(planned.pack, arm) for planned in packs)
         table.add_row(
             *(level_text(arm.levels.get(factor)) for factor in study.factors),
             *([str(len(arm.seeds))] if unequal else []),
             f"{parameters(arm, dataset_of(arm.recipe)):,}",
-            "tuned" if study.tune and study.tune.key == "optimizer.lr" else rate,
+            "tuned" if study.tune and study.tune.key == "optimizer.lr" else lr,
             _sizes([len(planned.pack.runs) for planned in packs]),
             *[packs[0].pack.way.in_words(len(packs[0].pack.runs)) for _ in how],
-            f"{packs[0].images_per_second:,.0f}" if packs[0].images_per_second else "–",
-            duration(sum(planned.seconds * _share(planned.pack, arm) for planned in packs)) if _measured(packs) else "–",
+            *([f"{rate:,.0f}", duration(seconds)] if (rate := packs[0].images_per_second) else ["–", "–"]),
         )
     show_table(console, table)
-    runs, known = sum(len(arm.seeds) for arm in study.arms), _measured(plan.packs)
-    unknown = sum(len(planned.pack.runs) for planned in plan.packs) - sum(len(planned.pack.runs) for planned in known)
-    about = f"about {duration(plan.seconds)}" if known else "their time is not known"
-    besides = f", and {counted(unknown, 'run')} that cannot be trained here" if known and unknown else ""
+    runs = sum(len(arm.seeds) for arm in study.arms)
     in_packs = f"{counted(runs, 'run')} in {counted(len(plan.packs), 'pack')}"
-    console.print(f"\n{in_packs} on {device}: {about}{besides} (packs: replicas × packs)")
+    console.print(f"\n{in_packs} on {device}: {time_of(plan, 'about')} (packs: replicas × packs)")
     if not how:
         console.print(f"packs are computed in one way: {ways.pop().in_words(2)}")
     if any(len({canonical_json(run.arm) for run in planned.pack.runs}) > 1 for planned in plan.packs):
@@ -143,11 +140,6 @@ def show_plan(study: Study, plan: Plan, tuning_plan: Plan | None, dataset_of: Ca
     shared = set.intersection(*named)
     alike = "two arms have with one name, shape and init"
     show_item(console, f"the initial weights of every layer that {alike} ({len(shared)} in all arms)")
-
-
-def _measured(packs: Sequence[PlannedPack]) -> list[PlannedPack]:
-    """Those that took a step here."""
-    return [planned for planned in packs if planned.images_per_second]
 
 
 WORDS_FROM_PACKING = {

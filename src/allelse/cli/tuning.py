@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from allelse.cli.progress import duration
+from allelse.cli.progress import time_of
 from allelse.design import arm_text
 from allelse.errors import counted
 from allelse.stats.sentences import number
@@ -29,7 +29,7 @@ def show_plan(console: Console, tune: Tune, plan: Plan) -> None:
     console.print(f"\nTuned before the comparison, on validation images: {tune.key}")
     console.print(f"  {each}, one of {values} by {tune.metric} of the last epoch")
     seeds = "1 seed of its own" if tune.seeds == 1 else f"{tune.seeds} seeds of their own"
-    console.print(f"  {counted(runs, 'more run')}{epochs}, with {seeds}: about {duration(plan.seconds)} more")
+    console.print(f"  {counted(runs, 'more run')}{epochs}, with {seeds}: {time_of(plan, 'about')}")
 
 
 def show(console: Console, store: Store) -> None:

@@ -20,7 +20,7 @@ from allelse.data import Dataset
 from allelse.design import arm_text
 from allelse.errors import one_line
 from allelse.recipe import Recipe
-from allelse.records import Pack, canonical_json, digest
+from allelse.records import Pack, Way, canonical_json, digest
 
 log = logging.getLogger("allelse")
 
@@ -59,7 +59,10 @@ class Speeds:
             rate = engine.images_per_second(pack, dataset, self.device)
         except (RuntimeError, ValueError, MemoryError) as error:  # a run that cannot train is recorded when its turn comes
             arm, said = arm_text(pack.runs[0].arm) or "the only arm", one_line(error) or type(error).__name__
-            log.warning("%s: a pack of %d cannot take a step, so its time is not known: %s", arm, len(pack.runs), said)
+            if len(pack.runs) == 1 and pack.way == Way():
+                log.warning("a network as in %s cannot take a step, so its time is not known: %s", arm, said)
+            else:  # another size or way is taken
+                log.info("%d networks as in %s cannot take a step as %s: %s", len(pack.runs), arm, pack.way, said)
             return None
         self._remember(key, rate)
         return rate
