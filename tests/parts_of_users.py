@@ -37,6 +37,22 @@ class Lowered(nn.Module):
         return torch.relu(x) - self.below
 
 
+class Late(nn.Module):
+    """An activation that gathers from its fifth step on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("steps", torch.tensor(0))
+        self.register_buffer("largest", torch.zeros(()))
+
+    def forward(self, x):
+        if self.training:
+            self.steps += 1
+            if self.steps >= 5:
+                self.largest = torch.maximum(self.largest, x.detach().abs().max())
+        return torch.tanh(x) / (1 + self.largest)
+
+
 class StarReLU(nn.Module):
     """Yu et al. 2022 (arXiv:2210.13452): scale · relu(x)² + bias, with numbers that are no vectors."""
 

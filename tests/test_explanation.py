@@ -168,6 +168,16 @@ def test_keys_whose_last_parts_are_the_same_are_given_with_more_of_them(tmp_path
         find_arm(loaded, ["name=none"])
 
 
+def test_an_arm_is_named_by_the_names_that_address_it(tmp_path):
+    factors = """"model.head.name" = ["gap", "flatten"]
+"model.norm.name" = { when = { "model.head.name" = "gap" }, levels = ["batch", "none"] }"""
+    loaded = study.load(write_study(tmp_path, changed('"model.activation" = ["sigmoid", "relu"]', factors, PLAIN)))
+    names = [arm.name for arm in loaded.arms]
+    assert names == ["head.name gap, norm.name batch", "head.name gap, norm.name none", "head.name flatten"]
+    for arm in loaded.arms:
+        assert find_arm(loaded, [text.replace(" ", "=") for text in arm.name.split(", ")]) is arm
+
+
 def test_true_and_numbers_are_written_as_in_the_study_file(tmp_path):
     levels = '"model.bias" = [true, false]\n"optimizer.lr" = [0.1, 1e-3]'
     loaded = study.load(write_study(tmp_path, changed('"model.activation" = ["sigmoid", "relu"]', levels, PLAIN)))

@@ -354,6 +354,8 @@ def test_probes_take_a_part_as_it_is_and_statistics_that_it_gathers_are_not_said
 def test_what_a_part_gathers_in_training_is_told_from_what_it_has():
     parts = own_parts(model_of(activation=f"{USERS}Drawn", norm=MEAN_ONLY), (6, 6, 2), 3)
     assert {part.reference: part.gathered for part in parts} == {MEAN_ONLY: ("running_mean",), f"{USERS}Drawn": ("largest",)}
+    [[late]] = {tuple(part.gathered) for part in own_parts(model_of(activation=f"{USERS}Late"), (6, 6, 2), 3)}
+    assert late == "largest"
     assert {part.gathered for part in own_parts(model_of(activation=f"{USERS}Lowered"), (6, 6, 2), 3)} == {()}
     [result, *_] = train_pack(pack_of(tiny_recipe(model={"activation": f"{USERS}Lowered"})), toy_dataset(), CPU)
     assert result.metrics["accuracy_running"] == result.metrics["accuracy"], "a constant buffer is none"

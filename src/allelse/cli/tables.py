@@ -240,15 +240,15 @@ def show_results(store: Store, metric: str = "accuracy") -> None:
     tuning.show(console, store)
     for run in store.outcomes() if {"diverged", "failed"} & set(counts) else ():
         if run.status in ("diverged", "failed") and run.result:
-            console.print(f"{run.status}: {_arm(run.arm)}, seed {run.seed}: {run.result.error}")
+            console.print(f"{run.status}: {_arm(run.arm, factors)}, seed {run.seed}: {run.result.error}")
 
 
 def _number(value: float | None, metric: str = "accuracy") -> str:
     return "–" if value is None or value != value else number(value, metric)
 
 
-def _arm(levels: Mapping[str, Any]) -> str:
-    short = short_names(levels)
+def _arm(levels: Mapping[str, Any], factors: Sequence[str]) -> str:
+    short = short_names(factors)
     return ", ".join(f"{short[factor]} {level_text(level)}" for factor, level in levels.items()) or "the only arm"
 
 

@@ -131,11 +131,14 @@ def evaluate_three_ways(
     gathers = any(isinstance(module, Own) and module.gathered for module in network.modules())
     if not batch_norms(network):
         return {} if gathers else {"running": last, "recalibrated": last, "batch": last}, []
+    if gathers:
+        with recalibrated(network, train) as population:
+            return {}, population
     scores = {"running": evaluate(network, *test, dtype) if asks_for_recalibration(network) else last}
     with recalibrated(network, train) as population:
         scores["recalibrated"] = evaluate(network, *test, dtype)
     scores["batch"] = evaluate(network, *test, dtype, statistics="batch")
-    return {} if gathers else scores, population
+    return scores, population
 
 
 @torch.no_grad()

@@ -29,12 +29,13 @@ class Arm:
     place: Place = field(compare=False, repr=False)
     origin: Origin = field(compare=False, repr=False)
     """where in the file, or on the command line, each key of the recipe was set"""
+    short: Mapping[str, str] = field(compare=False, repr=False)
+    """each factor of the study as a heading, also those that only other arms have"""
 
     @property
     def name(self) -> str:
         """Levels joined for people: 'sigmoid, depth 8' reads well; keys are shortened to their last part where it tells."""
-        short = short_names(self.levels)
-        named = [f"{short[factor]} {level_text(level)}" for factor, level in self.levels.items()]
+        named = [f"{self.short[factor]} {level_text(level)}" for factor, level in self.levels.items()]
         return ", ".join(named) or "the only arm"
 
     @contextmanager
@@ -96,7 +97,7 @@ class Builder:
         origin = Origin(raw, self.changes, moved, self.put_in)
         with self.place.named(origin):
             recipe = Recipe.model_validate(raw)
-        return Arm(levels, recipe, seeds, self.place, origin), moved
+        return Arm(levels, recipe, seeds, self.place, origin, short_names(self.factors)), moved
 
     def _set(self, raw: dict[str, Any], values: Mapping[str, Any], stands: Path, moved: dict[str, Path]) -> None:
         values = dotted(values)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
-from allelse.design import Level
+from allelse.design import Level, short_names
 from allelse.errors import StudyError, did_you_mean
 from allelse.messages import Origin, Path, Place
 from allelse.recipe import Part, Recipe
@@ -33,7 +33,8 @@ def tuning_study(study: Study) -> Study:
     for arm, value in product(study.arms, sorted(tune.values)):
         raw = _raw(arm.recipe, {tune.key: value, **shorter})
         levels = {**arm.levels, tune.key: value}
-        arms.append(Arm(levels, Recipe.model_validate(raw), seeds, arm.place, _origin(arm, tune, raw)))
+        recipe = Recipe.model_validate(raw)
+        arms.append(Arm(levels, recipe, seeds, arm.place, _origin(arm, tune, raw), short_names([*arm.short, tune.key])))
     factors: dict[str, tuple[Level, ...]] = {**study.factors, tune.key: tuple(sorted(tune.values))}
     return replace(study, seeds=seeds, factors=factors, arms=tuple(arms), tune=None, claims=(), references=(), notes=())
 
