@@ -12,6 +12,7 @@ RECIPE_KEYS = (
     "dataset, image_size, train_per_class, validation_per_class, epochs, updates, batch_size, augment, optimizer, schedule, "
     "averaging, label_smoothing, precision, model"
 )
+QUICK_KEYS = f"seeds, factors, exclude, adjust, tune, {RECIPE_KEYS}"
 NORMS = "batch, ghost, renorm, group, layer, instance, rms, frn, evonorm-s0, none"
 MODEL_KEYS = (
     "block, width, depth, bias, weight_standardization, norm, activation, dropout, residual, init, family, conv, stem, kernel, "
@@ -318,7 +319,7 @@ def test_what_the_toml_reader_gives_up_on_is_told_in_one_line(value):
             '"model.width" = 0',
             "line 37: quick.model.width: 0; allowed: a whole number from 1 to 65536, or a list with one for each block",
         ),
-        ("epochs        = 1", "epoch = 1", f"line 35: quick.epoch: unknown key; did you mean 'epochs'? allowed: {RECIPE_KEYS}"),
+        ("epochs        = 1", "epoch = 1", f"line 35: quick.epoch: unknown key; did you mean 'epochs'? allowed: {QUICK_KEYS}"),
         ("seeds         = 1", "seeds = 0", "line 36: quick.seeds: 0; allowed: at least 1"),
         (
             '"model.width" = 2',

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -49,23 +51,29 @@ def make_table(*columns: str, numbers: Iterable[str] = ()) -> Table:
 def show_table(console: Console, table: Table) -> None:
     """Print a table of texts. Where it is too wide, its words are set in several lines, from the widest column on; no number
     and no short word is cut, so that a table of many columns is wider than the console."""
-    texts = [[str(column.header), *map(str, column.cells)] for column in table.columns]
-    widths = [max(map(cell_len, of_column)) for of_column in texts]
-    words = [max(cell_len(word) for text in of_column for word in (*text.split(), "")) for of_column in texts]
-    least = [
-        width if column.no_wrap else min(word, LONGEST_WORD)
-        for column, width, word in zip(table.columns, widths, words, strict=True)
-    ]
+    texts = [[*map(str, column.cells)] for column in table.columns]
+    headings = [re.split(r"(?<=[ _.])", str(column.header)) for column in table.columns]
+    widths = [max(map(cell_len, ("".join(pieces), *cells))) for pieces, cells in zip(headings, texts, strict=True)]
+    least = []
+    for column, pieces, cells, width in zip(table.columns, headings, texts, widths, strict=True):
+        word = max(map(cell_len, (*pieces, *(word for text in cells for word in text.split()))))
+        least.append(width if column.no_wrap else min(word, LONGEST_WORD))
     between = BETWEEN_COLUMNS * (len(widths) - 1)
     while sum(widths) + between > console.width and widths != least:
         widest = max(range(len(widths)), key=lambda column: (widths[column] > least[column], widths[column]))
         widths[widest] -= 1
-    for column, width in zip(table.columns, widths, strict=True):
+    for column, pieces, width in zip(table.columns, headings, widths, strict=True):
         column.width = width
+        column.header = reduce(lambda heading, piece: _joined(heading, piece, width), pieces)
     before = console.width
     console.width = max(before, sum(widths) + between)
     console.print(table)
     console.width = before
+
+
+def _joined(heading: str, piece: str, width: int) -> str:
+    """A heading with one more piece, in a new line where the last one is full."""
+    return heading + "\n" * (cell_len(heading.rpartition("\n")[2] + piece.rstrip()) > width) + piece
 
 
 def show_studies(studies: Sequence[Study]) -> None:
@@ -97,6 +105,8 @@ def show_plan(study: Study, plan: Plan, tuning_plan: Plan | None, dataset_of: Ca
     ways = {planned.pack.way for planned in plan.packs}
     how = ["computed"] if len(ways) > 1 else []
     table = make_table(*short_names(study.factors).values(), *numbers[:-2], *how, *numbers[-2:], numbers=numbers)
+    for column in table.columns:
+        column.no_wrap &= column.header != "packs"  # '3×2 + 2×1' may be set in two lines
     for arm in study.arms:
         packs = [planned for planned in plan.packs if any(run.arm == arm.levels for run in planned.pack.runs)]
         lr = f"{arm.recipe.optimizer.scaled_lr(arm.recipe.batch_size):.3g}"
