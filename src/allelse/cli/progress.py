@@ -37,9 +37,8 @@ def time_of(plan: Plan, word: str) -> str:
     unknown = sum(len(planned.pack.runs) for planned in plan.packs if not planned.images_per_second)
     if unknown == sum(len(planned.pack.runs) for planned in plan.packs):
         return "their time is not known"
-    return f"{word} {duration(plan.seconds)}" + (
-        f", and {counted(unknown, 'run')} that cannot be trained here" if unknown else ""
-    )
+    besides = f", and {counted(unknown, 'run')} that cannot be trained here" if unknown else ""
+    return f"{word} {duration(plan.seconds)}{besides}"
 
 
 def left_text(seconds: float) -> str:
