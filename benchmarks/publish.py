@@ -15,7 +15,7 @@ import sqlite3
 import sys
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import chdir, closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -141,6 +141,11 @@ class Measured:
         """Which, as in ``words.toml``."""
         return next((part for part in ("scaled", *PARTS) if self.name.endswith(f"-{part}")), "full")
 
+    def title(self, language: str) -> str:
+        """Of its column: how long it trained."""
+        epochs = self.definition["arms"][0]["recipe"]["epochs"]
+        return str(WORDS[language]["ours"].format(epochs=epochs, plural="s" * (epochs > 1)))
+
     @cached_property
     def factors(self) -> list[str]:
         return list(self.definition["factors"])
@@ -173,21 +178,59 @@ class Measured:
         return ", ".join(sorted(set(map(str, self.runs[column].dropna()))))
 
 
-def arm_rows(measured: Measured) -> Iterator[list[str]]:
-    """One row an arm: levels, the brief's figure, ours, its interval, recalibrated, n."""
+def versions(name: str) -> list[Measured]:
+    """What is shown of a study: the whole where that was run, else its parts, and then the scaled one."""
+    whole = Measured.of(name)
+    return [whole] if whole else [one for version in (*PARTS, "scaled") if (one := Measured.of(f"{name}-{version}"))]
+
+
+def arm_table(shown: Sequence[Measured], language: str) -> Iterator[str]:
+    """One row for each arm measured or named by the brief: its levels, the brief's figure, and ours in each version."""
+    words, definition, factors = WORDS[language], shown[0].definition, shown[0].factors
+    name = str(definition["name"]).removesuffix("-scaled")
+    arms = study.load(name).definition()["arms"] if name in STUDIES else definition["arms"]
+    headings = [words["factors"].get(factor, factor) for factor in factors]
+    figures = [words["brief"]] * bool(definition["references"])
+    blocks = [columns(one, language) for one in shown]
+    figures += [heading for block in blocks for heading in block.columns]
+    yield "| " + " | ".join([*headings, *figures]) + " |"
+    yield "|" + "|".join(["---"] * len(headings) + ["--:"] * len(figures)) + "|"
+    for arm in arms:
+        place = as_text(arm["levels"].get(factor) for factor in factors)
+        theirs = [f"{each['accuracy']:.1f}" for each in definition["references"] if matches(each["arm"], arm["levels"])]
+        if theirs or any(place in block.index for block in blocks):
+            row = [*place, *([", ".join(theirs) or "–"] if definition["references"] else [])]
+            for block in blocks:
+                row += list(block.loc[[place]].iloc[0]) if place in block.index else ["–"] * len(block.columns)
+            yield "| " + " | ".join(row) + " |"
+    yield ""
+
+
+def columns(measured: Measured, language: str) -> pd.DataFrame:
+    """What stands in a version's columns, for each arm by its levels: ours, interval, recalibrated, n; none that are empty."""
+    words, table = WORDS[language], measured.arms("accuracy")
     recalibrated = measured.arms("accuracy_recalibrated")["mean"]
     has_statistics = measured.arms("mean_distance")["mean"].notna()  # which BatchNorm alone has
-    for place, row in measured.arms("accuracy").iterrows():
-        theirs = [each["accuracy"] for each in measured.definition["references"] if matches(each["arm"], row)]
+    rows = []
+    for place, row in table.iterrows():
         missing = [f"{row[what]} {what}" for what in ("diverged", "failed", "pending") if row[what]]
-        yield [
-            *(str(row[factor]) if pd.notna(row[factor]) else "–" for factor in measured.factors),
-            *([", ".join(f"{figure:.1f}" for figure in theirs) or "–"] if measured.definition["references"] else []),
-            f"**{row['mean']:.1f}**" if row["n"] else "–",
-            f"{row['low']:.1f} … {row['high']:.1f}" if row["n"] > 1 else "–",
-            f"{recalibrated[place]:.1f}" if row["n"] and has_statistics[place] else "–",
-            ", ".join([str(row["n"]), *missing]),
-        ]
+        rows.append(
+            (
+                f"**{row['mean']:.1f}**" if row["n"] else "–",
+                f"{row['low']:.1f} … {row['high']:.1f}" if row["n"] > 1 else "–",
+                f"{recalibrated[place]:.1f}" if row["n"] and has_statistics[place] else "–",
+                ", ".join([str(row["n"]), *missing]),
+            )
+        )
+    arms = [as_text(levels) for levels in table[measured.factors].itertuples(index=False)]
+    headings = [measured.title(language), words["interval"], words["recalibrated"], "n"]
+    frame = pd.DataFrame(rows, index=pd.Index(arms, tupleize_cols=False), columns=headings)
+    return frame.loc[:, (frame != "–").any()]
+
+
+def as_text(levels: Iterable[Any]) -> tuple[str, ...]:
+    """An arm's levels as they stand in a table."""
+    return tuple("–" if pd.isna(level) else str(level) for level in levels)
 
 
 def section(name: str, language: str) -> Iterator[str]:
@@ -199,11 +242,15 @@ def section(name: str, language: str) -> Iterator[str]:
         yield words["nothing"]
         yield ""
         return
-    yield from measured_arms(measured, language)
+    shown = versions(name)
+    yield from arm_table(shown, language)
+    for one in shown:
+        yield f"- {provenance(one, language)}"
+    yield ""
     theirs = [verdict for verdict in measured.verdicts if verdict.id not in WORDS["why"]]
     ours = [verdict for verdict in measured.verdicts if verdict.id in WORDS["why"]]
     for heading, verdicts in (
-        (words["claims of the brief"] if name in STUDIES else "", theirs),
+        (words["claims of the brief"].format(title=measured.title(language)) if name in STUDIES else "", theirs),
         (words["why it happens"], ours),
     ):
         if heading and verdicts:
@@ -213,9 +260,6 @@ def section(name: str, language: str) -> Iterator[str]:
             yield f"- **{words[verdict.verdict]}**: {claim(verdict, language)}{effect(measured, verdict, language)}"
         if verdicts:
             yield ""
-    for part in PARTS:
-        if kept := Measured.of(f"{name}-{part}"):
-            yield from measured_arms(kept, language)
 
 
 def claim(verdict: stats.Verdict, language: str) -> str:
@@ -275,32 +319,13 @@ def levels(measured: Sequence[Measured], factor: str) -> str:
     return ", ".join(map(str, sorted(set.intersection(*common)))) if common else "–"
 
 
-def measured_arms(measured: Measured, language: str) -> Iterator[str]:
-    """How it was measured, and a table of its arms."""
-    words = WORDS[language]
-    yield provenance(measured, language)
-    yield ""
-    headings = [words["factors"].get(factor, factor) for factor in measured.factors]
-    figures = [words["brief"]] * bool(measured.definition["references"])
-    figures += [words["ours"], words["interval"], words["recalibrated"], "n"]
-    yield "| " + " | ".join([*headings, *figures]) + " |"
-    yield "|" + "|".join(["---"] * len(headings) + ["--:"] * len(figures)) + "|"
-    for row in arm_rows(measured):
-        yield "| " + " | ".join(row) + " |"
-    yield ""
-
-
 def provenance(measured: Measured, language: str) -> str:
     """How the figures of a study were made, in a sentence or two."""
     words, recipe = WORDS[language], measured.definition["arms"][0]["recipe"]
     return words["provenance"].format(
-        version=words[measured.version],
-        commands=" + ".join(f"`{command}`" for command in measured.findings.commands),
+        title=measured.title(language),
+        version=words[measured.version].format(commands=" + ".join(f"`{command}`" for command in measured.findings.commands)),
         runs=len(measured.finished),
-        seeds=len(measured.definition["seeds"]),
-        plural="s" * (len(measured.definition["seeds"]) > 1),
-        measure=words["several" if len(measured.definition["seeds"]) > 1 else "one"],
-        epochs=recipe["epochs"],
         images=f"{measured.images:,}",
         dataset={"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}[recipe["dataset"]],
         devices="; ".join(measured.findings.machines),

@@ -85,6 +85,29 @@ def test_every_claim_and_factor_has_its_words_in_korean(name):
     assert set(publish.WORDS["en"]) == set(words)
 
 
+@pytest.mark.parametrize("name", publish.STUDIES)
+def test_each_table_has_the_briefs_figures_beside_ours_of_every_version(name):
+    declared = study.load(name)
+    heading, _, *rows = publish.arm_table(publish.versions(name), "en")
+    headings = [cell.strip() for cell in heading.strip("| ").split(" | ")]
+    cells = [[cell.strip("* ") for cell in row.strip("| ").split(" | ")] for row in rows if row]
+    shown = {tuple(row[: len(declared.factors)]): row for row in cells}
+    brief = {tuple(map(str, one["arm"].values())): one["accuracy"] for one in declared.definition()["references"]}
+    assert {arm: float(row[len(declared.factors)]) for arm, row in shown.items() if row[len(declared.factors)] != "–"} == brief
+    versions = [folder for folder in KEPT if folder.name.rpartition("-")[0] == name]
+    assert sum("epoch" in title for title in headings) == len(versions)
+    measured = set(brief)
+    for folder in versions:
+        runs = pd.read_csv(folder / "runs.csv", keep_default_na=False).astype({"accuracy": float})
+        column = headings.index(publish.Measured.of(folder.name).title("en"))
+        groups = runs.groupby([runs[factor].astype(str) for factor in declared.factors])["accuracy"]
+        for arm, accuracies in groups:
+            assert float(shown[arm][column]) == pytest.approx(accuracies.mean(), abs=0.051), arm
+            assert shown[arm][headings.index("n", column)] == str(len(accuracies))
+            measured.add(arm)
+    assert set(shown) == measured
+
+
 def test_effects_are_told_with_running_and_with_recalibrated_statistics():
     runs = pd.read_csv(publish.RESULTS / "sigmoid-vs-relu-scaled" / "runs.csv").query("`model.norm` == 'batch'")
     text = publish.READMES["en"].read_text("utf-8")
