@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from math import isnan
@@ -263,6 +264,17 @@ def test_every_caption_states_n_the_hardware_and_the_precision(tmp_path):
         caption = figure.words.caption.replace("\u00a0", " ")
         assert "n = 5 seeds" in caption
         assert "a CPU, bf16; allelse 0.1.0" in caption
+
+
+@pytest.mark.parametrize(
+    "factors", [{"model.depth": [1, 4], "model.norm": ["batch", "group"]}, {"model.norm": ["batch", "group"]}]
+)
+def test_captions_at_one_seed_promise_no_intervals(tmp_path, factors):
+    figures = compute_figures(findings_of(tmp_path, definition(factors=factors, claims=[], seeds=[0])))
+    captions = {figure.words.name: figure.words.caption for figure in figures}
+    assert "the values of one seed" in captions["accuracy"]
+    assert "the values of one seed" in captions["differences"]
+    assert not [name for name, caption in captions.items() if re.search("interval|mark|means", caption)]
 
 
 # ── files ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -33,7 +33,7 @@ def accuracy(findings: Findings) -> Figure | None:
             "accuracy",
             "Test accuracy by arm",
             f"Test accuracy after the last epoch{_statistics(findings)}. "
-            f"Diamonds are means, {bars}{published}. {_n(findings)}; {findings.made_with}.{left_out}",
+            f"Diamonds are {_means(bars)}{published}. {_n(findings)}; {findings.made_with}.{left_out}",
             alt,
         )
         return Rows(words, rows, "test accuracy (%)")
@@ -42,7 +42,7 @@ def accuracy(findings: Findings) -> Figure | None:
         "accuracy",
         f"Test accuracy along {findings.short[layout.x].replace('_', ' ')}",
         f"Test accuracy after the last epoch{_statistics(findings)}. "
-        f"Lines join means, {bars}{published}. {_n(findings)}; {findings.made_with}.{left_out}",
+        f"Lines join {_means(bars)}{published}. {_n(findings)}; {findings.made_with}.{left_out}",
         alt,
     )
     return _chart(findings, words, layout, layout.x, panels)
@@ -62,8 +62,8 @@ def three_ways(findings: Findings) -> Figure | None:
     note = f" Left out: {same} arm{'s' if same > 1 else ''} where all give the same answer." if same else ""
     caption = (
         f"Test accuracy of the same trained networks, normalised with running statistics, with statistics recalibrated over "
-        f"the training split, and with those of each test batch; {bars}. {_n(findings)}; {findings.made_with}.{note}"
-        f"{_unlike_batches(findings)}"
+        f"the training split, and with those of each test batch{bars and f'; {bars}'}. "
+        f"{_n(findings)}; {findings.made_with}.{note}{_unlike_batches(findings)}"
     )
     gaps = [(_mean(findings, arm, ways[1][0]) - _mean(findings, arm, ways[0][0]), arm) for arm in concerned]
     widest, arm = max(gaps, key=lambda gap: abs(gap[0]))
@@ -226,10 +226,16 @@ def _points(value: float) -> str:
 
 
 def _bars(findings: Findings, metrics: Sequence[str]) -> str:
-    """What bars and small marks are; an interval leaves the axis where few seeds have a mean near 100 %."""
+    """What bars and small marks are, if there are any; an interval leaves the axis where few seeds have a mean near 100 %."""
     ends = [stats.t_interval(finite(findings.values(arm, metric))) for metric in metrics for arm in findings.arms]
+    if not np.isfinite(ends).any():
+        return ""
     cut = ", cut off at the ends of the axis" if any(low < 0 or high > 100 for low, high in ends) else ""
     return f"bars are 95 % t intervals of the mean over seeds{cut}, small marks are single seeds"
+
+
+def _means(bars: str) -> str:
+    return f"means, {bars}" if bars else "the values of one seed"
 
 
 def _n(findings: Findings) -> str:

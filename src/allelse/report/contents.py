@@ -255,9 +255,7 @@ def _mechanism_notes(findings: Findings) -> list[str]:
                 notes.append("Running and recalibrated statistics give the same accuracy in every arm.")
             else:
                 ends = interval(low, high, "accuracy")
-                with_ends = (
-                    f" (95 % t interval {ends}, n = {n} seeds)" if ends != NONE else f" (n = {counted(n, 'seed')}, no interval)"
-                )
+                with_ends = f" ({f'95 % t interval {ends}, ' if ends != NONE else ''}n = {counted(n, 'seed')})"
                 notes.append(
                     "The widest distance between recalibrated and running statistics is "
                     f"{value(mean, 'accuracy', signed=True)} points, in {findings.arm_name(arm)}{with_ends}. It was picked as "

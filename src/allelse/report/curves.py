@@ -36,9 +36,11 @@ def learning_curves(findings: Findings) -> Chart | None:
             drawn.append(Panel(findings.arm_name(fixed) if fixed else "", tuple(lines)))
     if not drawn:
         return None
+    several = max(counts) > 1
     caption = (
-        "Accuracy after each epoch: strong lines are means on the test split, dotted lines means on the training split (as "
-        f"measured while training), thin lines single seeds. {seeds_text(counts)} an arm; {findings.made_with}."
+        f"Accuracy after each epoch: strong lines are {'means ' if several else ''}on the test split, dotted lines "
+        f"{'means ' if several else ''}on the training split (as measured while training)"
+        f"{', thin lines single seeds' if several else ''}. {seeds_text(counts)} an arm; {findings.made_with}."
         + (f" Drawn are {len(drawn)} of {panels} panels, the ends among them." if len(drawn) < panels else "")
         + and_more(len(all_series) - len(series), "series")
     )

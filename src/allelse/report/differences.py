@@ -36,9 +36,9 @@ def differences(findings: Findings) -> Rows | None:
     if not any(counts):
         return None
     more = len(found) - len(rows)
+    bars = "means, bars 95 % t intervals over seeds (not corrected over claims), small marks single seeds"
     caption = (
-        "Difference in test accuracy within each seed. Diamonds are means, bars 95 % t intervals over seeds (not corrected "
-        "over claims), small marks single seeds"
+        f"Difference in test accuracy within each seed. Diamonds are {bars if max(counts) > 1 else 'the values of one seed'}"
         + ("; shaded bands are the margins of equivalence" if any(row.margin for row in rows) else "")
         + f". {seeds_text(counts)} a pair; {findings.made_with}."
         + (f" {more} more pairs are not drawn." if more else "")

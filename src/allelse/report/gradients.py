@@ -45,8 +45,9 @@ def gradients(findings: Findings) -> Chart | None:
         return None
     caption = (
         "Norm of the loss gradient by layer, from the input (left) to the output, on a logarithmic axis: strong lines at the "
-        f"last probed step, dotted lines at the first step, geometric means over seeds; small marks are single seeds. "
-        f"{seeds_text(counts)} an arm; {findings.made_with}."
+        "last probed step, dotted lines at the first step"
+        + (", geometric means over seeds; small marks are single seeds" if max(counts) > 1 else "")
+        + f". {seeds_text(counts)} an arm; {findings.made_with}."
         + (f" Drawn are {len(drawn)} of {panels} panels, the ends among them." if len(drawn) < panels else "")
         + and_more(len(all_series) - len(series), "series")
     )

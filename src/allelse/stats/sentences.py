@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from allelse.claims import Claim
 from allelse.design import arm_text
+from allelse.errors import counted
 from allelse.records import CHOSEN_ON_TEST, METRICS
 from allelse.stats.contrasts import Contrast
 from allelse.stats.rulings import Part, Verdict
@@ -136,6 +137,6 @@ def _interval(claim: Claim, part: Part, level: float) -> str:
     if part.estimate is None:
         return ""
     if part.low is None or part.high is None:
-        return f" (n = {part.n} seed, no interval)"
+        return f" (n = {counted(part.n, 'seed')})"
     ends = " to ".join(number(end, claim.metric, signed=True) for end in (part.low, part.high))
     return f" ({100 * level:g} % t interval {ends}, n = {part.n} seeds)"

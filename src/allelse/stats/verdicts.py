@@ -150,8 +150,8 @@ def _evidence(claim: Claim, runs: Runs, levels: Levels, alpha: float, patterns_f
         sign_flips.append(flips)
     if trouble_from_arm:
         return _Evidence(claim, needed, parts, failed_runs(trouble_from_arm, seeds_from_arm))
-    if (fewest := min(part.n for part in parts)) < 2:
-        return _Evidence(claim, needed, parts, f"{fewest} seed: no interval; at least 2 are needed")
+    if min(part.n for part in parts) < 2:
+        return _Evidence(claim, needed, parts, "an interval needs at least 2 seeds")
     p_support, p_refute = _all_hold([(part.p_support or 0.0, part.p_refute or 0.0) for part in parts])
     p_sign_flip = min(_all_hold([flips for flips in sign_flips if flips])) if all(sign_flips) else None
     return _Evidence(claim, needed, parts, None, p_support, p_refute, p_sign_flip)
