@@ -7,9 +7,11 @@ Stages, in this order: ``ways`` (is each way exact, how large is its rounding, h
 recipes among which validation chooses, the four founding studies as they are in their files, with all their seeds, and
 ``speed`` (the whole grid). What needs CIFAR is passed over where it is not there (``allelse data import``).
 
-FOLDER holds everything: figures, pages, and the results of each study; give the same one again, or a copy of it on another
-machine of the same kind. Where only files can be carried, FILE is its archive (.tar.gz), unpacked where FOLDER is empty and
-written anew after every stage. What is finished is published with ``python -m benchmarks.publish FOLDER/STUDY …``.
+FOLDER holds everything: figures, pages, measured speeds, and the results of each study; give the same one again, or a copy of
+it on another machine of the same kind. Where only files can be carried, FILE is its archive (.tar.gz), unpacked where FOLDER is
+empty and written anew after every stage. It holds 15 MiB at most: where the checkpoints of packs under way do not fit beside
+what is finished, that is said, and a pack that takes longer than a call can end only where FOLDER itself stays. What is
+finished is published with ``python -m benchmarks.publish FOLDER/STUDY …``.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from allelse import data, engine
+from allelse.data import cache
 from allelse.errors import AllelseError
 
 HERE = Path(__file__).parent
@@ -54,8 +57,8 @@ def command(stage: str, device: str, out: Path, seconds: float) -> list[str]:
     if stage in STUDIES:
         return [sys.executable, "-m", "allelse", "run", stage, "--device", device, "--out", str(out / stage)]
     if stage in RECIPES:
-        file = HERE.parent / "results" / "recipes" / f"{stage.removeprefix('recipe-')}.toml"
-        return [sys.executable, "-m", "allelse", "run", str(file), "--device", device, "--out", str(out / stage)]
+        file = f"results/recipes/{stage.removeprefix('recipe-')}.toml"  # from the repository's root, and so it is stored
+        return [sys.executable, "-m", "allelse", "run", file, "--device", device, "--out", str(out / stage)]
     if stage == "soak":  # killed and gone on, in one process
         timed[-1] = f"{seconds - SOAK_END:.0f}"
         return [sys.executable, "-m", "benchmarks.soak", "--kills", "8", "--kinds", "local", *timed]
@@ -76,7 +79,11 @@ def missing(stage: str) -> str | None:
 def run(stage: str, device: str, out: Path, seconds: float) -> int:
     """Run a stage; one that goes on for longer is stopped as Ctrl-C stops it, which loses nothing, and then by force."""
     print(f"── {stage}: at most {seconds:.0f} s", flush=True)
-    process = subprocess.Popen(command(stage, device, out, seconds), cwd=HERE.parent, start_new_session=True)
+    # What is measured for a plan is kept in FOLDER, too; data stay where they are.
+    kept = {"XDG_CACHE_HOME": str(out / "cache"), cache.ROOT_VARIABLE: str(cache.root().absolute())}
+    process = subprocess.Popen(
+        command(stage, device, out, seconds), cwd=HERE.parent, env={**os.environ, **kept}, start_new_session=True
+    )
     try:
         for stop in (None, signal.SIGINT):
             if stop:
@@ -111,6 +118,8 @@ def pack(out: Path, archive: Path) -> None:
             packed.add(out, ".", filter=lambda member, name=left_out: None if Path(member.name).name == name else member)
         if partial.stat().st_size <= LARGEST_ARCHIVE:
             break
+        if left_out is None:
+            print("── archive: too large, so the packs under way are left out and begin anew elsewhere", flush=True)
     partial.replace(archive)
 
 

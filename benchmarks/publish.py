@@ -31,6 +31,7 @@ from allelse.errors import AllelseError
 from allelse.report import gather, write_report
 from allelse.report.evidence import NOT_ASKED, judge_table
 from allelse.report.findings import Findings
+from allelse.store import schema
 from benchmarks import replication
 
 ROOT = Path(__file__).parents[1]
@@ -59,7 +60,9 @@ def take(folder: Path) -> Path:
     with closing(sqlite3.connect(folder / store.FILE)) as connection:
         connection.execute("VACUUM INTO ?", (str(kept / store.FILE),))
     with closing(sqlite3.connect(kept / store.FILE)) as connection, connection:  # where this clone lies is nobody's business
+        schema.configure(connection)
         connection.execute("UPDATE meta SET value = replace(value, ?, '') WHERE key = 'definition'", (f"{ROOT}/",))
+        connection.execute(f"UPDATE meta SET seal = {schema.META_SEAL} WHERE key = 'definition'")
     runs.to_csv(kept / "runs.csv", index=False)
     if kept.name in RECIPES:
         return kept

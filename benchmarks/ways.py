@@ -35,7 +35,9 @@ CPU = torch.device("cpu")
 NORMS = {name: f"model.norm={name}" for name in ("batch", "layer", "instance", "none")} | {
     "group": "model.norm={ name = 'group', groups = 4 }"
 }
-OPTIMIZERS = {"sgd": "optimizer={ name = 'sgd', lr = 0.05, momentum = 0.9 }", "adam": "optimizer.lr=0.001"}
+SGD = "optimizer={ name = 'sgd', lr = 0.05, momentum = 0.9 }"
+OPTIMIZERS = {"sgd": [SGD], "adam": ["optimizer.lr=0.001"]}
+CUT = {"sgd with a squared error and cut gradients": [SGD, "loss=squared-error", "max_grad_norm=0.5"]}
 SMALL = ["batch_size=8", "model.width=16", "model.stem={ width = 16 }", "model.depth=2", "augment=['flip', 'crop']"]
 FIRST = [(width, batch, replicas) for width in (32, 64) for batch in (2, 32, 128) for replicas in (32, 1)]
 """shapes whose speed tells most"""
@@ -101,8 +103,9 @@ def checks(dataset: data.Dataset, device: torch.device) -> Iterator[tuple[str, C
     )
     eager = tuple(Way(way.convolution) for way in candidates)
     all_ways = dict.fromkeys((*eager, *candidates))  # a graph that cannot be recorded may end the process
-    for (name, optimizer), way, norm in itertools.product(OPTIMIZERS.items(), all_ways, NORMS):
-        together = runs(3, *SMALL, NORMS[norm], optimizer, "precision=fp64")
+    exactly = [*itertools.product(OPTIMIZERS.items(), all_ways, NORMS), *itertools.product(CUT.items(), all_ways, ["batch"])]
+    for (name, changes), way, norm in exactly:
+        together = runs(3, *SMALL, NORMS[norm], *changes, "precision=fp64")
 
         def exact(together: tuple[RunSpec, ...] = together, way: Way = way) -> float:
             ours, _ = after(STEPS, Pack(together, way), dataset, device)
@@ -111,11 +114,13 @@ def checks(dataset: data.Dataset, device: torch.device) -> Iterator[tuple[str, C
 
         yield f"weights after {STEPS} steps of {name}, fp64 | {way.in_words(3)} | {norm}", exact
     for precision, way, norm in itertools.product(("bf16", "fp32"), eager, NORMS):
-        rounded, exactly = (runs(3, *SMALL, NORMS[norm], f"precision={kind}") for kind in (precision, "fp64"))
+        rounded, unrounded = (runs(3, *SMALL, NORMS[norm], f"precision={kind}") for kind in (precision, "fp64"))
 
-        def rounding(rounded: tuple[RunSpec, ...] = rounded, exactly: tuple[RunSpec, ...] = exactly, way: Way = way) -> float:
+        def rounding(
+            rounded: tuple[RunSpec, ...] = rounded, unrounded: tuple[RunSpec, ...] = unrounded, way: Way = way
+        ) -> float:
             _, ours = after(1, Pack(rounded, way), dataset, device)
-            references = [lone(1, run, graph=False)[1] for run in exactly]
+            references = [lone(1, run, graph=False)[1] for run in unrounded]
             return max(error([values[r : r + 1] for values in ours], alone) for r, alone in enumerate(references))
 
         yield f"gradients of the first step, {precision} | {way.in_words(3)} | {norm}", rounding

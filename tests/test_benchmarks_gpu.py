@@ -112,7 +112,15 @@ def test_the_archive_goes_on_on_another_machine(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gpu.tar.gz", "here", "there"]
 
 
-def test_checkpoints_are_left_out_of_an_archive_that_would_be_too_large(tmp_path, monkeypatch):
+def test_a_stage_keeps_its_speeds_in_the_folder_and_finds_its_data(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALLELSE_DATA", "data")
+    ask = "import os, sys; sys.exit((os.environ['XDG_CACHE_HOME'], os.environ['ALLELSE_DATA']) != (sys.argv[1], sys.argv[2]))"
+    wanted = [str(tmp_path / "cache"), os.path.abspath("data")]
+    monkeypatch.setattr(gpu, "command", lambda *_: [sys.executable, "-c", ask, *wanted])
+    assert gpu.run("ways", "cpu", tmp_path, 20) == 0
+
+
+def test_checkpoints_are_left_out_of_an_archive_that_would_be_too_large(tmp_path, monkeypatch, capsys):
     here, there, archive = tmp_path / "here", tmp_path / "there", tmp_path / "gpu.tar.gz"
     (here / "study" / "checkpoints").mkdir(parents=True)
     (here / "study" / "study.sqlite").write_bytes(b"runs")
@@ -124,6 +132,7 @@ def test_checkpoints_are_left_out_of_an_archive_that_would_be_too_large(tmp_path
         gpu.unpack(archive, there)
         assert (there / "study" / "study.sqlite").read_bytes() == b"runs"
         assert [path.name for path in there.rglob("*.safetensors")] == kept
+        assert ("begin anew elsewhere" in capsys.readouterr().out) == (not kept)
         shutil.rmtree(there)
 
 

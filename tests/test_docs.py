@@ -37,6 +37,7 @@ SECTION_FROM_CATALOGUE = {
     "optimizer": "optimisers",
     "schedule": "schedules",
     "augment": "augmentations",
+    "loss": "losses",
     "averaging": "averages of weights",
 }
 """parts that have one row each, by the key that holds them"""

@@ -271,6 +271,14 @@ def test_a_partial_result_is_never_taken_for_a_whole(statement, tmp_path):
     assert " is damaged: " in mistake("results", folder)
 
 
+@pytest.mark.parametrize("threads", ['"two"', "-1", "0", "1.5", "null", "1000000"])
+def test_threads_that_cannot_be_are_no_plan(threads, folder):
+    forged_at(folder, f"UPDATE meta SET value = json_set(value, '$.threads', json('{threads}')) WHERE key = 'plan'")
+    forged_at(folder, "UPDATE meta SET seal = NULL")
+    with pytest.raises(StoreError, match="damaged"), store.write(folder, definition()) as opened:
+        opened.plan["threads"]
+
+
 @pytest.mark.parametrize(
     "statement",
     [

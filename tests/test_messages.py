@@ -9,8 +9,8 @@ from allelse import study
 from allelse.errors import StudyError
 
 RECIPE_KEYS = (
-    "dataset, image_size, train_per_class, validation_per_class, epochs, updates, batch_size, augment, optimizer, schedule, "
-    "averaging, label_smoothing, precision, model"
+    "dataset, image_size, train_per_class, validation_per_class, epochs, updates, batch_size, standardize, augment, optimizer, "
+    "schedule, averaging, max_grad_norm, loss, label_smoothing, precision, model"
 )
 QUICK_KEYS = f"seeds, factors, exclude, adjust, tune, {RECIPE_KEYS}"
 NORMS = "batch, ghost, renorm, group, layer, instance, rms, frn, evonorm-s0, none"

@@ -233,14 +233,22 @@ def test_without_a_gradient_only_conv_linear_and_head_weights_shrink(model, repl
         torch.testing.assert_close(parameter, before[name] * (0.95 if is_matrix else 1.0), rtol=1e-12, atol=0, msg=name)
 
 
-def test_an_optimiser_that_is_fused_on_cpus_only_is_built_without_and_not_recorded(monkeypatch):
-    """As torch 2.11 has it of Adagrad on a GPU."""
+@pytest.mark.parametrize("where", ["__init__", "step"])
+def test_an_optimiser_that_is_fused_on_cpus_only_is_built_without_and_not_recorded(where, monkeypatch):
+    """As torch 2.11 has it of Adagrad on a GPU, which refuses in its first step."""
 
     class OnlyOnCPUs(torch.optim.Adagrad):
         def __init__(self, parameters, lr, fused=None, **options):
-            if fused:
+            self.refuse(fused, "__init__")
+            super().__init__(parameters, lr, **options, fused=fused)
+
+        def step(self, closure=None):
+            self.refuse(self.defaults["fused"], "step")
+            return super().step(closure)
+
+        def refuse(self, fused, here):
+            if fused and here == where:
                 raise RuntimeError("`fused=True` requires all the params to be of supported devices: cpu")
-            super().__init__(parameters, lr, **options)
 
     network = network_of(model_of())
     fused = optim.build_optimizer(network, recipe.Adagrad(name="adagrad"), 0.1)
@@ -249,3 +257,6 @@ def test_an_optimiser_that_is_fused_on_cpus_only_is_built_without_and_not_record
     unfused = optim.build_optimizer(network, recipe.Adagrad(name="adagrad"), 0.1)
     assert isinstance(unfused, OnlyOnCPUs)
     assert not optim.counts_on_its_device(unfused)
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    unfused.step()

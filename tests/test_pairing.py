@@ -144,6 +144,12 @@ def test_the_fingerprints_tell_what_is_not_the_same():
     assert fingerprints(dataset, batch_size=2)[0] == base
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_precisions_are_paired(precision):
+    dataset = toy_dataset()
+    assert fingerprints(dataset, precision=precision) == fingerprints(dataset)
+
+
 @pytest.mark.parametrize("precision", ["fp64", "fp32", "bf16"])
 def test_a_leaky_relu_without_slope_trains_to_the_bits_of_a_relu(precision):
     dataset = toy_dataset(train=40, test=40)

@@ -75,6 +75,12 @@ def test_a_size_that_costs_too_much_to_measure_is_not_tried():
     assert asked == [1, 2, 4]
 
 
+def test_where_the_largest_pack_costs_too_much_to_measure_smaller_ones_are_tried():
+    asked = []
+    assert choose(16, lambda size: asked.append(size) or 50.0 * size, seconds=10, ways=GPU).replicas == 4
+    assert asked == [1, *[4] * 3, *[2] * 3]
+
+
 def test_measuring_ends_when_it_has_cost_its_share(monkeypatch):
     clock = iter(range(100))
     monkeypatch.setattr(plan.time, "perf_counter", lambda: float(next(clock)))  # every look at it takes a second

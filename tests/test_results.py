@@ -8,6 +8,7 @@ import shlex
 import numpy as np
 import pandas as pd
 import pytest
+from report_support import definition, write_store
 from scipy.stats import ttest_ind
 
 from allelse import store, study
@@ -121,6 +122,19 @@ def test_what_a_scaled_study_did_not_ask_is_neither_supported_nor_refuted():
     lines = dict(line.split("**: ", 1) for line in publish.summary("en") if line.startswith("- **"))
     assert "batch size 32" in lines["- **not asked of this version"]
     assert not any("batch size 32" in claims for heading, claims in lines.items() if "not asked" not in heading)
+
+
+def test_a_store_is_kept_without_the_folder_of_the_clone_and_can_be_read(tmp_path, monkeypatch):
+    root = tmp_path / "clone"
+    for name, path in (("ROOT", root), ("RESULTS", root / "results")):
+        monkeypatch.setattr(publish, name, path)
+    (root / "results").mkdir(parents=True)
+    described = {**definition(), "command": f"allelse run {root}/mine.toml"}
+    kept = publish.take(write_store(tmp_path / "out", described))
+    assert str(root).encode() not in (kept / store.FILE).read_bytes()
+    with store.read(kept) as opened:
+        assert opened.definition["command"] == "allelse run mine.toml"
+        assert opened.counts() == {"done": len(opened.runs())}
 
 
 @pytest.mark.parametrize(

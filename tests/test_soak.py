@@ -60,7 +60,7 @@ def alter(out, statement: str) -> None:
     with sqlite3.connect(out / schema.FILE) as connection:
         schema.configure(connection)
         connection.execute(statement)
-        for table, seal in (("runs", schema.RUN_SEAL), ("details", schema.DETAILS_SEAL)):
+        for table, seal in (("runs", schema.RUN_SEAL), ("details", "seal(run, value)")):
             connection.execute(f"UPDATE {table} SET seal = {seal}")
     connection.close()
 

@@ -12,6 +12,7 @@ import sys
 import threading
 
 import pytest
+from filelock import FileLock
 
 from allelse import store
 from allelse.errors import StoreError
@@ -150,6 +151,18 @@ def test_a_second_writer_is_told_who_writes_and_may_after_a_kill(tmp_path):
     )
     with store.write(tmp_path / "out", DEFINITION):
         pass
+
+
+def test_who_only_looks_whether_somebody_writes_keeps_no_writer_out(tmp_path):
+    with store.write(tmp_path / "out", DEFINITION):
+        pass
+    looking = FileLock(tmp_path / "out" / "lock", thread_local=False)
+    looking.acquire()  # as a look takes it, for a moment
+    timer = threading.Timer(0.1, looking.release)
+    timer.start()
+    with store.write(tmp_path / "out", DEFINITION):
+        pass
+    timer.join()
 
 
 def refused(folder, definition=DEFINITION) -> str:

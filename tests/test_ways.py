@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from engine_support import CPU, NORMS, OPTIMIZERS, SEEDS, pack_of, tiny_recipe, toy_dataset, trained
 
 from allelse import engine
-from allelse.blocks import im2col
+from allelse.blocks import Conv2d, im2col
 from allelse.blocks.im2col import conv2d_by_patches
 from allelse.engine import fingerprints, loop, train_pack
 from allelse.records import Pack, RunSpec, Way
@@ -155,6 +155,13 @@ def test_a_pack_of_several_learning_rates_goes_on_from_its_checkpoint(tmp_path, 
     second.run_epoch(lambda progress: None)
     for name, value in expected.network.state_dict().items():
         assert torch.equal(second.network.state_dict()[name], value), name
+
+
+def test_a_pack_that_trains_in_branches_is_evaluated_without_grouped_convolutions():
+    training = loop.Training(in_way(pack_of(tiny_recipe()), Way("branches")), toy_dataset(), CPU)
+    assert {module.by_patches for module in training.network.modules() if isinstance(module, Conv2d)} == {True}
+    branches = [module for row in training.steps.branches for module in row.modules() if isinstance(module, Conv2d)]
+    assert {module.by_patches for module in branches} == {False}
 
 
 def test_rows_share_weights_gradients_and_statistics_with_the_pack():

@@ -18,9 +18,9 @@ Condition = Mapping[str, Level | Sequence[Level]]
 """levels by factor, one or a list of them; arms that have one of them for each factor are meant"""
 
 ABSENT = "–"
+"""how a table shows that an arm lacks a factor"""
 EVERY_RUN = "every run"
 """in ``DataFrame.attrs``: the table has a row for each run that is asked"""
-"""how a table shows that an arm lacks a factor"""
 
 
 class Design(Mapping[str, Sequence[Level]]):

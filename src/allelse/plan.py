@@ -240,7 +240,7 @@ def choose(
         for way in (*ways[1:], lone):
             may_cost = max(MEASURING_SHARE * seconds_at(best_rate), MEASURING_SECONDS)
             if time.perf_counter() - begun + MEASURED_STEPS * batch_size * size / alone > may_cost:
-                return best
+                break  # a smaller size may still be within it
             rate = rate_of(size, way) or 0.0
             fastest = max(fastest, rate)
             if rate >= best_rate * GAIN_TO_PACK_MORE:

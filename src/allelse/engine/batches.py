@@ -21,7 +21,13 @@ class ImageFeed:
     """One split on one device, from which batches for R replicas are gathered by index arithmetic alone."""
 
     def __init__(
-        self, images: np.ndarray, labels: np.ndarray, padding: int, scale: tuple[Tensor, Tensor], device: torch.device
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        padding: int,
+        scale: tuple[Tensor, Tensor],
+        device: torch.device,
+        standardize: bool = True,
     ) -> None:
         """
         Arguments:
@@ -30,6 +36,7 @@ class ImageFeed:
             padding: black pixels around each image, for crops.
             scale: mean and 1/sd of the training split a channel, each [C], in units of a uint8 step.
             device: where the images stay.
+            standardize: by that scale; else pixels are shown from 0 to 1.
         """
         self.height, self.width, self.channels = images.shape[1:]
         self.padding = padding
@@ -37,7 +44,10 @@ class ImageFeed:
         self.padded_height, self.padded_width = padded.shape[1:3]
         self.pixels = torch.from_numpy(padded).to(device).view(-1, self.channels)
         self.labels = torch.from_numpy(labels).to(device)
-        self.mean, self.inverse_sd = (values.to(device) for values in scale)
+        mean, inverse_sd = (values.to(device) for values in scale)
+        self.offset = mean if standardize else torch.zeros_like(mean)
+        self.factor = inverse_sd if standardize else torch.full_like(mean, 1 / 255)
+        self.mean_colour = (mean - self.offset) * self.factor
         self.rows = torch.arange(self.height, device=device)
         self.columns = torch.arange(self.width, device=device)
 
@@ -57,7 +67,7 @@ class ImageFeed:
         crop_BR2: Tensor | None = None,
         hidden: Sequence[Tensor] = (),
     ) -> Tensor:
-        """Images [B, H, W, R, C], normalised, with the mean colour inside of each box [B, R, 4] of ``hidden``."""
+        """Images [B, H, W, R, C], scaled, with the mean colour inside of each box [B, R, 4] of ``hidden``."""
         columns_BWR = self.columns[None, :, None]
         if flip_BR is not None:
             columns_BWR = torch.where(flip_BR[:, None, :], self.width - 1 - columns_BWR, columns_BWR)
@@ -66,9 +76,9 @@ class ImageFeed:
         place_BHR = (index_BR[:, None, :] * self.padded_height + rows_BHR) * self.padded_width
         place_BHWR = place_BHR[:, :, None, :] + (columns_BWR + column)[:, None, :, :]
         x_BHWRC = self.pixels.index_select(0, place_BHWR.flatten()).unflatten(0, place_BHWR.shape)
-        x_BHWRC = x_BHWRC.to(self.mean.dtype).sub_(self.mean).mul_(self.inverse_sd)
+        x_BHWRC = x_BHWRC.to(self.offset.dtype).sub_(self.offset).mul_(self.factor)
         for box_BR4 in hidden:
-            x_BHWRC *= ~self._inside(box_BR4)
+            x_BHWRC = torch.where(self._inside(box_BR4), self.mean_colour, x_BHWRC)
         return x_BHWRC
 
     def mix(self, own_BHWRC: Tensor, partner_BHWRC: Tensor, share_BR: Tensor, pasted_BR4: Tensor | None) -> Tensor:
@@ -130,7 +140,7 @@ class TrainingBatches:
     def _stacked(self, columns: Sequence[Mapping[str, np.ndarray]], name: str) -> Tensor:
         """What was drawn of one name for all replicas: [images, R, ...]."""
         drawn = torch.from_numpy(np.stack([column[name] for column in columns], axis=1))
-        return drawn.to(self.feed.mean.dtype) if drawn.is_floating_point() else drawn
+        return drawn.to(self.feed.offset.dtype) if drawn.is_floating_point() else drawn
 
     def _column(self, draw: Draws, order: np.ndarray) -> dict[str, np.ndarray]:
         """What one replica's images in this order look like, by name, each an array with an entry an image."""
@@ -188,13 +198,18 @@ class TrainingBatches:
 
 @lru_cache(maxsize=4)
 def feed_of(
-    dataset: Dataset, split: Literal["train", "test"], padding: int, dtype: torch.dtype, device: torch.device
+    dataset: Dataset,
+    split: Literal["train", "test"],
+    padding: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    standardize: bool,
 ) -> ImageFeed:
     """One split on ``device``; a split of a data set is put there once a process, not once a pack."""
     images, labels = (
         (dataset.train_images, dataset.train_labels) if split == "train" else (dataset.test_images, dataset.test_labels)
     )
-    return ImageFeed(images, labels, padding, scale_of(dataset, dtype), device)
+    return ImageFeed(images, labels, padding, scale_of(dataset, dtype), device, standardize)
 
 
 @lru_cache(maxsize=8)

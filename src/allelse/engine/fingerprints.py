@@ -37,7 +37,8 @@ class Fingerprints:
                 shape += " of " + "x".join(map(str, module.weight.shape[1:]))
             if rule := module.rule(name):
                 shape += f" by {rule}"
-            for plain, weights in zip(self.plain, parameter.detach().cpu().numpy(), strict=True):
+            drawn = parameter.detach().float().cpu().numpy()  # what is drawn is the same in every precision
+            for plain, weights in zip(self.plain, drawn, strict=True):
                 plain[f"init {full_name} {shape}"] = _digest(weights.tobytes())
 
     def add_epoch(self, draws: Sequence[Draws]) -> None:

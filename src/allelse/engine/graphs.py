@@ -35,9 +35,12 @@ class Recorded(Generic[Outcome]):
             self.called = True
             return function()
         if self.graph is None:
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                self.outcome = function()
+            graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+            try:
+                with torch.cuda.graph(graph):
+                    self.outcome = function()
+            finally:
+                torch.cuda.set_stream(current)  # a recording that fails at its end stays on its own (torch 2.11)
             self.graph = graph
         self.graph.replay()
         return self.outcome

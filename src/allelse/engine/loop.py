@@ -42,6 +42,7 @@ from allelse.engine.provenance import provenance
 from allelse.engine.rows import row_networks
 from allelse.engine.scores import final_scores
 from allelse.engine.steps import Steps
+from allelse.engine.targets import loss_of
 from allelse.engine.ways import compute_by
 from allelse.models import Network, build_network, initialise
 from allelse.records import Pack, RunResult
@@ -130,8 +131,8 @@ class Training:
         self.work = recipe.Work(self.recipe, len(self.subsets[0]), len(splits[0][1]), len(dataset.test_labels))
         crop, cutout = self.recipe.augmentation(recipe.Crop), self.recipe.augmentation(recipe.Cutout)
         padding = crop.padding if crop else 0
-        self.train_feed = feed_of(dataset, "train", padding, weights_dtype, device)
-        self.test_feed = feed_of(dataset, "test", 0, weights_dtype, device)
+        self.train_feed = feed_of(dataset, "train", padding, weights_dtype, device, self.recipe.standardize)
+        self.test_feed = feed_of(dataset, "test", 0, weights_dtype, device, self.recipe.standardize)
         self.train_index = _shuffled(np.stack(self.subsets, axis=1))
         self.test_index = torch.from_numpy(_shuffled(np.arange(len(dataset.test_labels))[:, None])).to(device)
         self.validation_index = torch.from_numpy(_shuffled(splits[0][1][:, None])).to(device)
@@ -162,9 +163,10 @@ class Training:
             self.optimizers,
             self.batches,
             self.rates,
-            self.recipe.label_smoothing,
+            loss_of(self.recipe.loss, self.recipe.label_smoothing),
             pack.way.graph,
             self.averaged,
+            self.recipe.max_grad_norm,
         )
         self.score_test: Recorded[Score] = Recorded(pack.way.graph)
         self.draws: list[Draws] | None = None

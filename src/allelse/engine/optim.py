@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from inspect import signature
 from typing import Any
 
@@ -43,17 +44,25 @@ def build_optimizer(network: nn.Module, optimizer: recipe.Optimizer, lr: float) 
     kind = OPTIMIZERS[optimizer.name]
     options: dict[str, Any] = optimizer.model_dump(exclude=OURS)
     offered = signature(kind).parameters
-    if "fused" in offered:
+    device = next(network.parameters()).device
+    if "fused" in offered and has_fused_steps(kind, device):
         options["fused"] = True
     if "capturable" in offered:
-        options["capturable"] = next(network.parameters()).is_cuda
-    groups = [group for group in groups if group["params"]]
+        options["capturable"] = device.type == "cuda"
+    return kind([group for group in groups if group["params"]], lr=lr, **options)
+
+
+@lru_cache(maxsize=64)
+def has_fused_steps(kind: Callable[..., torch.optim.Optimizer], device: torch.device) -> bool:
+    """Whether torch has them on this device: before 2.12 Adagrad offers them everywhere, and has them on CPUs only, which some
+    versions say where it is made and others with its first step."""
+    weight = nn.Parameter(torch.zeros(1, device=device))
+    weight.grad = torch.zeros_like(weight)
     try:
-        return kind(groups, lr=lr, **options)
+        kind([weight], lr=1.0, fused=True).step()
     except RuntimeError:
-        if not options.pop("fused", False):
-            raise
-        return kind(groups, lr=lr, **options)  # before torch 2.12 Adagrad offers it, and then has it on CPUs only
+        return False
+    return True
 
 
 def counts_on_its_device(optimizer: torch.optim.Optimizer) -> bool:

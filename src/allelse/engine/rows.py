@@ -42,3 +42,15 @@ def _row(network: Network, build: Callable[[], Network], replica: int) -> Networ
 
 def zero_gradients(network: nn.Module) -> None:
     torch._foreach_zero_([parameter.grad for parameter in network.parameters() if parameter.grad is not None])
+
+
+def clip_gradients(network: nn.Module, max_norm: float) -> None:
+    """Scale the gradient of each replica whose 2-norm over all weights is above ``max_norm`` down to that length.
+
+    As ``torch.nn.utils.clip_grad_norm_`` does for a lone network. What is not finite stays so, in its own replica.
+    """
+    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+    norms_NR = torch.stack([torch.linalg.vector_norm(gradient.flatten(1), dim=1) for gradient in gradients])
+    scale_R = (max_norm / (torch.linalg.vector_norm(norms_NR, dim=0) + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(scale_R.view(-1, *[1] * (gradient.dim() - 1)))

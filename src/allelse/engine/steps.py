@@ -21,7 +21,8 @@ from allelse.engine.batches import TrainingBatches
 from allelse.engine.device import sum_dtype
 from allelse.engine.draws import Draws
 from allelse.engine.graphs import Recorded
-from allelse.engine.rows import zero_gradients
+from allelse.engine.rows import clip_gradients, zero_gradients
+from allelse.engine.targets import LossOf
 from allelse.models import Network
 
 STEPS_A_REPLAY = 8
@@ -37,9 +38,10 @@ class Steps:
         optimizers: Sequence[torch.optim.Optimizer],
         batches: TrainingBatches,
         rates: np.ndarray,
-        label_smoothing: float,
+        loss_of: LossOf,
         graph: bool,
         averaged: Averaged | None = None,
+        max_grad_norm: float | None = None,
     ) -> None:
         """
         Arguments:
@@ -48,18 +50,20 @@ class Steps:
             optimizers: one for all replicas, or one for each.
             batches: what is seen.
             rates: learning rate of every step of the training and every optimiser, [steps, optimisers].
-            label_smoothing: of the cross-entropy.
+            loss_of: what is minimised.
             graph: record CUDA graphs.
             averaged: what keeps an average of the weights.
+            max_grad_norm: length to which a replica's gradient is cut.
         """
         self.network = network
         self.branches = branches
         self.optimizers = optimizers
         self.batches = batches
         self.rates = rates
-        self.label_smoothing = label_smoothing
+        self.loss_of = loss_of
         self.graph = graph
         self.averaged = averaged
+        self.max_grad_norm = max_grad_norm
         device = batches.feed.labels.device
         self.loss_R = torch.zeros(network.replicas, dtype=sum_dtype(device), device=device)
         self.correct_R = torch.zeros(network.replicas, dtype=torch.int64, device=device)
@@ -130,6 +134,8 @@ class Steps:
             self._forward_and_backward(self.network, place, slice(None))
         if look is not None:
             look()
+        if self.max_grad_norm is not None:
+            clip_gradients(self.network, self.max_grad_norm)
         for optimizer in self.optimizers:
             optimizer.step()
         if self.averaged:
@@ -172,7 +178,7 @@ class Steps:
     def _forward_and_backward(self, network: Network, place: int | Tensor, rows: slice) -> None:
         x, targets = self.batches.at(place, rows)
         logits_RBK = network(x)
-        loss_R = targets.loss(logits_RBK, self.label_smoothing)
+        loss_R = targets.loss(logits_RBK, self.loss_of)
         loss_R.sum().backward()
         self.loss_R[rows] += loss_R.detach()
         self.correct_R[rows] += targets.correct(logits_RBK.detach())

@@ -21,7 +21,11 @@ def ways(device: torch.device, graphs: bool = True) -> tuple[Way, ...]:
 
 
 def compute_by(network: nn.Module, way: Way) -> None:
-    """Let every convolution of ``network`` compute as ``way`` says."""
+    """Let every convolution of ``network`` compute as ``way`` says.
+
+    Where its replicas train in branches, the packed network is what is evaluated and probed: by patches, since grouped
+    convolutions are what branches are there to avoid.
+    """
     for module in network.modules():
         if isinstance(module, Conv2d):
-            module.by_patches = way.convolution == "im2col"
+            module.by_patches = way.convolution != "grouped"

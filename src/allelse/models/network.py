@@ -107,7 +107,7 @@ def build_network(model: recipe.Model, image_shape: tuple[int, int, int], classe
     except ValueError as error:  # the groups of a norm before the first convolution do not divide the image's channels
         key = str(error).split()[0]  # with which these texts begin
         raise RecipeError(str(error), ("model", *key.split("."))) from None
-    change_fills(network, model)  # before there is a head, which keeps torch's default
+    change_fills(network, model)  # before there is a last layer, which keeps torch's default
     network.head = Linear(replicas, features, classes)
     return network
 

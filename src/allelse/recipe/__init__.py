@@ -22,6 +22,7 @@ from allelse.recipe.augmentations import Augmentation, Crop, CutMix, Cutout, Fli
 from allelse.recipe.averaging import EMA, SWA, Averaging
 from allelse.recipe.base import NAMING, NonNegative, Part, Positive
 from allelse.recipe.initialisation import DefaultInit, Init, Kaiming, Orthogonal, Xavier
+from allelse.recipe.losses import BinaryCrossEntropy, CrossEntropy, Focal, Loss, SquaredError
 from allelse.recipe.models import MLP, ConvNet, Head, Model, Stem
 from allelse.recipe.norms import (
     BatchNorm,
@@ -79,10 +80,12 @@ __all__ = [
     "BatchNorm",
     "BatchRenorm",
     "BatchStatistics",
+    "BinaryCrossEntropy",
     "Constant",
     "ConvNet",
     "Cosine",
     "Crop",
+    "CrossEntropy",
     "CutMix",
     "Cutout",
     "DefaultInit",
@@ -90,6 +93,7 @@ __all__ = [
     "Exponential",
     "FilterResponseNorm",
     "Flip",
+    "Focal",
     "GhostBatchNorm",
     "GroupNorm",
     "HardTanh",
@@ -100,6 +104,7 @@ __all__ = [
     "LayerNorm",
     "LeakyReLU",
     "Linear",
+    "Loss",
     "Mixup",
     "Model",
     "NAdam",
@@ -129,6 +134,7 @@ __all__ = [
     "Schedule",
     "Shrink",
     "Softplus",
+    "SquaredError",
     "Squareplus",
     "Stem",
     "Step",

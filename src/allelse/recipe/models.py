@@ -46,7 +46,7 @@ class Stem(Part):
     norm: bool = False
     """whether the model's norm follows, where the block order has it"""
     activation: bool = False
-    """whether the model's activation follows"""
+    """whether the model's activation follows, where the block order has one"""
 
 
 class Head(Part):
@@ -59,7 +59,7 @@ class Head(Part):
     norm: bool = False
     """whether the model's norm comes first, where the block order has it: after pre-activated blocks"""
     activation: bool = False
-    """whether the model's activation comes first, too"""
+    """whether the model's activation comes first, too, where the block order has one"""
     hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=65_536)], ...], Listed] = ()
     """features of linear layers before the last one, each followed by the model's activation"""
     dropout: Fraction = 0.0
@@ -85,7 +85,7 @@ class _Blocks(Part):
     bias: bool = True
     """whether the blocks' convolutions or linear layers have one"""
     weight_standardization: bool = False
-    """whether each filter of the convolutions or linear layers before the head has mean 0 and variance 1 (Qiao et al. 2019)"""
+    """whether each filter of all layers but the last linear one has mean 0 and variance 1 (Qiao et al. 2019)"""
     norm: Norm = BatchNorm()
     activation: Activation = PlainActivation(name="relu")
     dropout: Fraction | None = None
@@ -94,7 +94,7 @@ class _Blocks(Part):
     """whether a block's input is added to what it computes, through a linear projection without bias or norm where the shapes
     differ (He et al. 2016, arXiv:1512.03385, equations 1 and 2)"""
     init: Init = DefaultInit()
-    """how the weights of stem and blocks are drawn; the head keeps torch's default"""
+    """how weights are drawn; the last linear layer keeps torch's default"""
 
     @model_validator(mode="after")
     def _gain_is_known(self) -> _Blocks:

@@ -9,7 +9,8 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from allelse.recipe.augmentations import Augmentation, AugmentationKind, CutMix, Mixup
 from allelse.recipe.averaging import Averaging
-from allelse.recipe.base import Count, Fraction, Listed, Part
+from allelse.recipe.base import Count, Fraction, Listed, Part, Positive
+from allelse.recipe.losses import BinaryCrossEntropy, CrossEntropy, Loss
 from allelse.recipe.models import ConvNet, Model
 from allelse.recipe.norms import GhostBatchNorm
 from allelse.recipe.optimizers import Adam, Optimizer, Rprop
@@ -33,11 +34,16 @@ class Recipe(Part):
     updates: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
     """length of the training in optimiser steps, in place of ``epochs``; the last epoch may be cut short"""
     batch_size: Count = 128
+    standardize: bool = True
+    """whether each channel of the images has mean 0 and sd 1 over the training split; else pixels are shown from 0 to 1"""
     augment: Annotated[tuple[Augmentation, ...], Listed] = ()
     optimizer: Optimizer = Adam()
     schedule: Schedule = Constant()
     averaging: Averaging | None = None
     """the average of weights that is evaluated; the trained weights themselves when left out"""
+    max_grad_norm: Positive | None = None
+    """length to which a longer gradient is cut before each step (Pascanu et al. 2013, arXiv:1211.5063); none when left out"""
+    loss: Loss = CrossEntropy()
     label_smoothing: Fraction = 0.0
     precision: Literal["auto", "bf16", "fp32", "fp64"] = "auto"
     """what convolutions and products compute in; ``auto``: bf16 where the device is fast at it, else fp32"""
@@ -80,6 +86,15 @@ class Recipe(Part):
         if isinstance(self.optimizer, Rprop) and self.schedule != Constant():
             raise ValueError(
                 "schedule has no say with rprop, whose lr is only its first step's size; allowed: constant, without warm-up"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_loss_that_can_be_smoothed(self) -> Recipe:
+        if self.label_smoothing and not isinstance(self.loss, (CrossEntropy, BinaryCrossEntropy)):
+            raise ValueError(
+                f"label_smoothing = {self.label_smoothing} says nothing to {self.loss.name}; "
+                "allowed: 0, or loss = cross-entropy or binary-cross-entropy"
             )
         return self
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,9 +43,19 @@ def write_figures(figures: Sequence[Figure], folder: Path) -> list[Path]:
                 (folder / f"{figure.words.name}.png", png(canvas)),
                 (folder / f"{figure.words.name}.svg", svg(canvas).encode()),
             ):
-                path.write_bytes(content)
-                written.append(path)
+                written.append(put(path, content))
     return written
+
+
+def put(path: Path, content: bytes) -> Path:
+    """Write whole or not at all, so that what is open never shows half a page or picture."""
+    half = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        half.write_bytes(content)
+        half.replace(path)
+    finally:
+        half.unlink(missing_ok=True)
+    return path
 
 
 def inline(figure: Figure) -> str:

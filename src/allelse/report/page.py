@@ -16,7 +16,7 @@ from markupsafe import Markup
 from allelse import store
 from allelse.errors import StoreError, inert
 from allelse.report.contents import Contents, contents
-from allelse.report.figures import inline, write_figures
+from allelse.report.figures import inline, put, write_figures
 from allelse.report.findings import gather
 from allelse.report.markdown import markdown
 from allelse.report.shapes import Figure
@@ -38,8 +38,8 @@ def write_report(folder: Path) -> Path:
     folder = Path(os.path.expanduser(folder))
     try:
         write_figures((*told.figures, *told.mechanism_figures), folder / "figures")
-        _replace(folder / "report.md", markdown(told))
-        return _replace(folder / "report.html", html(told))
+        put(folder / "report.md", markdown(told).encode())
+        return put(folder / "report.html", html(told).encode())
     except OSError as error:
         where, why = error.filename2 or error.filename or folder, error.strerror or error
         raise StoreError(
@@ -63,14 +63,3 @@ def html(told: Contents) -> str:
 
 def _svg(figure: Figure) -> Any:
     return Markup(inline(figure))  # noqa: S704  (text in it is drawn as paths)
-
-
-def _replace(path: Path, text: str) -> Path:
-    """Write whole or not at all, so that a page that is open never shows half a report."""
-    half = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        half.write_text(text, encoding="utf-8")
-        half.replace(path)
-    finally:
-        half.unlink(missing_ok=True)
-    return path

@@ -118,6 +118,7 @@ class PlanForm(TypedDict):
     packs: list[PackForm]
     machine: NotRequired[MachineForm]
     computing: NotRequired[ComputingForm]
+    threads: NotRequired[Annotated[int, Field(ge=1, le=65_536)]]
 
 
 @with_config(Finite)

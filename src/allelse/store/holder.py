@@ -20,6 +20,8 @@ from allelse.store.faults import explained
 from allelse.store.forms import visible
 
 LOCK, HOLDER = "lock", "holder.json"
+SECONDS_TO_WAIT = 0.5
+"""for who only looks whether somebody writes, as ``writer`` does: that takes the lock for a moment"""
 
 
 @contextmanager
@@ -33,7 +35,7 @@ def held(folder: Path) -> Iterator[None]:
     made = [] if os.path.lexists(folder / LOCK) else [folder / LOCK]
     try:
         with explained(folder), _waiting_is_no_fault():
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=SECONDS_TO_WAIT)
     except _Held:
         who, since = _who(holder)
         raise StoreError(

@@ -33,7 +33,6 @@ TUNING_TABLE = f"CREATE TABLE IF NOT EXISTS tuning_runs ({RUNS})"
 KNOWN = {("table", "meta"), ("table", "runs"), ("table", "tuning_runs"), ("table", "details"), ("index", "runs_by_place")}
 RUN_SEAL = "seal(id, place, arm, seed, status, result)"
 META_SEAL = "seal(key, value)"
-DETAILS_SEAL = "seal(run, value)"
 
 
 def seal(*values: object) -> str:
