@@ -259,3 +259,71 @@ class Sets(NormalisedSGD):
     def delta(self, weight):
         self.state[weight]["seen"] = {1, 2}
         return weight.grad
+
+
+# ── losses ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Poly:
+    """Poly-1 (Leng et al. 2022, arXiv:2204.12511), image by image."""
+
+    def __init__(self, epsilon: float = 1.0) -> None:
+        self.epsilon = epsilon
+
+    def __call__(self, outputs, labels):
+        losses = nn.functional.cross_entropy(outputs, labels, reduction="none")
+        return losses + self.epsilon * (1 - torch.exp(-losses))
+
+
+class HardestFirst(Poly):
+    """What an image counts depends on the others of its batch."""
+
+    def __call__(self, outputs, labels):
+        losses = super().__call__(outputs, labels)
+        return losses * (losses >= losses.detach().median())
+
+
+class NoisyLoss(Poly):
+    def __call__(self, outputs, labels):
+        return super().__call__(outputs + 0.01 * torch.randn_like(outputs), labels)
+
+
+class Curriculum(Poly):
+    """Another loss after a while."""
+
+    calls = 0
+
+    def __call__(self, outputs, labels):
+        self.calls += 1
+        return super().__call__(outputs, labels) * (1 if self.calls < 20 else 2)
+
+
+class LearnedTemperature(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.temperature = nn.Parameter(torch.ones(()))
+
+    def forward(self, outputs, labels):
+        return nn.functional.cross_entropy(outputs / self.temperature, labels, reduction="none")
+
+
+class ZeroOne(Poly):
+    def __call__(self, outputs, labels):
+        return (outputs.argmax(1) != labels).to(outputs.dtype)
+
+
+class SingleLoss(Poly):
+    def __call__(self, outputs, labels):
+        return super().__call__(outputs.float(), labels)
+
+
+class ShiftsLabels(Poly):
+    def __call__(self, outputs, labels):
+        losses = super().__call__(outputs, labels)
+        labels.zero_()
+        return losses
+
+
+class LogOfOutputs(Poly):
+    def __call__(self, outputs, labels):
+        return -outputs.log()[:, 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -11,11 +12,14 @@ import torch.nn.functional as F
 from engine_support import CPU, SEEDS, draws_of, pack_of, tiny_recipe, toy_dataset, trained
 from plain_networks import assert_same_state, epoch_batches, load_replica, plain_network, plain_optimizer, slow_batch
 from pydantic import ValidationError
+from study_support import allelse, mistake
 from torch import Tensor
 
 from allelse import recipe
 from allelse.engine.batches import ImageFeed, scale_of
-from allelse.engine.targets import Targets, loss_of
+from allelse.engine.losses import loss_of, loss_packing
+from allelse.engine.targets import Targets
+from allelse.errors import PartError
 from allelse.records import Pack, RunSpec, Way
 
 SQUARED = {"name": "squared-error", "weight": 15.0, "target": 30.0}
@@ -49,7 +53,7 @@ def test_a_loss_is_what_its_paper_says(loss):
     torch.manual_seed(0)
     outputs_RBK = (3 * torch.randn(2, 7, 5, dtype=torch.float64)).requires_grad_()
     labels_RB = torch.randint(0, 5, (2, 7))
-    found_R = Targets(labels_RB).loss(outputs_RBK, loss_of(part_of(loss), 0.0))
+    found_R = Targets(labels_RB).loss(outputs_RBK, loss_of(part_of(loss), 0.0, 5, CPU))
     expected_R = torch.stack([slow_loss(part_of(loss), *both) for both in zip(outputs_RBK, labels_RB, strict=True)])
     torch.testing.assert_close(found_R, expected_R, rtol=1e-12, atol=1e-12)
     ours, theirs = (torch.autograd.grad(one.sum(), outputs_RBK)[0] for one in (found_R, expected_R))
@@ -66,14 +70,14 @@ def test_losses_that_torch_has_are_torchs():
         ("binary-cross-entropy", 0.2, F.binary_cross_entropy_with_logits(outputs_RBK[0], 0.8 * shown_BK + 0.05)),
         ({"name": "focal", "gamma": 0.0}, 0.0, F.cross_entropy(outputs_RBK[0], labels_RB[0])),
     ):
-        found = Targets(labels_RB).loss(outputs_RBK, loss_of(part_of(loss), smoothing))
+        found = Targets(labels_RB).loss(outputs_RBK, loss_of(part_of(loss), smoothing, 4, CPU))
         torch.testing.assert_close(found[0], expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
 def test_an_image_that_is_surely_right_has_a_finite_gradient(gamma):
     outputs = torch.tensor([[[200.0, 0.0]]], requires_grad=True)
-    Targets(torch.tensor([[0]])).loss(outputs, loss_of(recipe.Focal(gamma=gamma), 0.0)).sum().backward()
+    Targets(torch.tensor([[0]])).loss(outputs, loss_of(recipe.Focal(gamma=gamma), 0.0, 2, CPU)).sum().backward()
     assert torch.isfinite(outputs.grad).all()
 
 
@@ -90,7 +94,7 @@ def test_the_loss_of_a_mixture_is_the_mixture_of_losses():
         for image in range(4):
             one, two = (slow_loss(part, outputs[0, image : image + 1], labels[0, image : image + 1]) for labels in (own, other))
             wanted.append(share[0, image] * one + (1 - share[0, image]) * two)
-        found = Targets(own, other, share).loss(outputs, loss_of(part, 0.0))
+        found = Targets(own, other, share).loss(outputs, loss_of(part, 0.0, 3, CPU))
         torch.testing.assert_close(found[0], torch.stack(wanted).mean(), rtol=1e-12, atol=1e-12)
 
 
@@ -242,3 +246,89 @@ def test_the_way_with_recorded_graphs_cuts_them_too(without_cuda):
     plain, recorded = (trained(dataclasses.replace(pack, way=way), dataset).network for way in (Way(), Way("grouped", True)))
     for name, values in plain.state_dict().items():
         torch.testing.assert_close(values, recorded.state_dict()[name], rtol=1e-5, atol=1e-7)
+
+
+# ── the user's own ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+USERS = "python:parts_of_users:"
+OF_TORCH = {"name": "python:torch.nn:CrossEntropyLoss", "reduction": "none"}
+
+
+@pytest.mark.parametrize(
+    ("loss", "packing"),
+    [
+        ({"name": f"{USERS}Poly", "epsilon": 2.0}, "image by image"),
+        (OF_TORCH, "image by image"),
+        ({"name": "python:torch.nn:MultiMarginLoss", "reduction": "none", "margin": 0.5}, "image by image"),
+        (f"{USERS}HardestFirst", "one by one"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("augment", [[], ["mixup"]], ids=["plain", "mixed"])
+def test_a_loss_of_the_users_own_trains_a_pack_as_it_trains_lone_networks(loss, packing, augment):
+    dataset, values = toy_dataset(), tiny_recipe(loss=loss, augment=augment)
+    assert loss_packing(part_of(loss), 3) == packing
+    for way in (Way(), Way("branches")):
+        together = trained(dataclasses.replace(pack_of(values), way=way), dataset).network.state_dict()
+        for replica, seed in enumerate(SEEDS):
+            lone = trained(pack_of(values, [seed]), dataset).network.state_dict()
+            for name, weights in together.items():
+                torch.testing.assert_close(weights[replica], lone[name][0], rtol=1e-10, atol=1e-12)
+
+
+def test_torchs_own_cross_entropy_as_a_loss_of_the_users_own_trains_as_ours():
+    ours, theirs = (trained(pack_of(tiny_recipe(**loss)), toy_dataset()) for loss in ({}, {"loss": OF_TORCH}))
+    for name, weights in ours.network.state_dict().items():
+        torch.testing.assert_close(weights, theirs.network.state_dict()[name], rtol=1e-12, atol=1e-12)
+    assert ours.history[0][-1]["train_loss"] == pytest.approx(theirs.history[0][-1]["train_loss"], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("loss", "reason"),
+    [
+        ("python:torch.nn:CrossEntropyLoss", "gives [] for 5 images; allowed: one loss for each, as torch's reduction = none"),
+        ({"name": "python:torch.nn:MSELoss", "reduction": "none"}, "raises "),
+        (
+            {"name": f"{USERS}Poly", "e": 1},
+            "raises TypeError: Poly.__init__() got an unexpected keyword argument 'e' when it is",
+        ),
+        (f"{USERS}no_module", "gives a int; allowed: what can be called with outputs and labels"),
+        (f"{USERS}NoisyLoss", "is random: "),
+        (f"{USERS}Curriculum", "keeps something from one call to the next, "),
+        (f"{USERS}LearnedTemperature", "has parameters, which nothing would train; "),
+        (f"{USERS}ZeroOne", "has no gradient "),
+        (f"{USERS}SingleLoss", "gives torch.float32 where torch.float64 came in; "),
+        (f"{USERS}ShiftsLabels", "changes what comes in; "),
+        (f"{USERS}LogOfOutputs", "gives NaN or infinity for ordinary numbers"),
+    ],
+    ids=str,
+)
+def test_a_loss_that_must_not_be_trusted(loss, reason):
+    with pytest.raises(PartError) as caught:
+        trained(pack_of(tiny_recipe(loss=loss)), toy_dataset(), epochs=0)
+    name = loss["name"] if isinstance(loss, dict) else loss
+    assert str(caught.value).startswith(f"recipe.loss: {name!r} {reason}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_loss_of_the_users_own_in_a_study(tmp_path):
+    (tmp_path / "mylosses.py").write_text(
+        "import torch\n\nclass Sure:\n    def __call__(self, outputs, labels):\n"
+        "        return 1 - outputs.softmax(1).gather(1, labels[:, None])[:, 0]\n"
+    )
+    file = tmp_path / "study.toml"
+    file.write_text(
+        '[study]\nname = "own-loss"\nquestion = "?"\nseeds = 2\n[recipe]\ndataset = "digits"\nepochs = 1\nbatch_size = 50\n'
+        'train_per_class = 20\nmodel = { width = 4, depth = 1 }\n[factors]\nloss = ["cross-entropy", "python:mylosses:Sure"]\n'
+    )
+    planned = allelse("plan", file)
+    assert planned.code == 0, planned.err
+    assert "python:mylosses:Sure: image by image: one serves a whole pack" in planned.out
+    ran = allelse("run", file, "--out", tmp_path / "out")
+    assert ran.code == 0, ran.err
+    assert "python:mylosses:Sure" in ran.out
+    (tmp_path / "other.toml").write_text(file.read_text("utf-8").replace("Sure", "Surest"), "utf-8")
+    told = mistake("plan", tmp_path / "other.toml")
+    assert re.search(
+        r"other.toml, line 12: factors\.loss: .*'python:mylosses:Surest': .* has no 'Surest'; did you mean 'Sure'\?", told
+    )

@@ -155,6 +155,7 @@ def show_plan(study: Study, plan: Plan, tuning_plan: Plan | None, dataset_of: Ca
 WORDS_FROM_PACKING = {
     "declared": "packed as it declares",
     "elementwise": "element by element: one serves a whole pack",
+    "image by image": "image by image: one serves a whole pack",
     "one by one": "one replica after the other",
 }
 

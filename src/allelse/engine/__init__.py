@@ -2,6 +2,7 @@
 
 from allelse.engine.device import compute_dtype, describe_device, find_device
 from allelse.engine.loop import train_pack
+from allelse.engine.losses import loss_packing
 from allelse.engine.measure import images_per_second
 from allelse.engine.own import optimizer_packing
 from allelse.engine.progress import Progress
@@ -13,6 +14,7 @@ __all__ = [
     "describe_device",
     "find_device",
     "images_per_second",
+    "loss_packing",
     "optimizer_packing",
     "train_pack",
     "ways",

@@ -34,6 +34,7 @@ from allelse.engine.evaluate import (
 )
 from allelse.engine.fingerprints import Fingerprints
 from allelse.engine.graphs import Recorded
+from allelse.engine.losses import loss_of
 from allelse.engine.optim import build_optimizer, counts_on_its_device, learning_rates
 from allelse.engine.own import acts_on_whole_tensors, can_be_recorded
 from allelse.engine.probes import BATCHES_FOR_NOISE, Probe, probe_steps, summarise
@@ -42,7 +43,6 @@ from allelse.engine.provenance import provenance
 from allelse.engine.rows import row_networks
 from allelse.engine.scores import final_scores
 from allelse.engine.steps import Steps
-from allelse.engine.targets import loss_of
 from allelse.engine.ways import compute_by
 from allelse.models import Network, build_network, initialise
 from allelse.records import Pack, RunResult
@@ -163,7 +163,7 @@ class Training:
             self.optimizers,
             self.batches,
             self.rates,
-            loss_of(self.recipe.loss, self.recipe.label_smoothing),
+            loss_of(self.recipe.loss, self.recipe.label_smoothing, len(dataset.classes), device),
             pack.way.graph,
             self.averaged,
             self.recipe.max_grad_norm,

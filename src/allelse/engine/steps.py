@@ -21,8 +21,8 @@ from allelse.engine.batches import TrainingBatches
 from allelse.engine.device import sum_dtype
 from allelse.engine.draws import Draws
 from allelse.engine.graphs import Recorded
+from allelse.engine.losses import LossOf
 from allelse.engine.rows import clip_gradients, zero_gradients
-from allelse.engine.targets import LossOf
 from allelse.models import Network
 
 STEPS_A_REPLAY = 8

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from allelse import engine, own
 from allelse.data import Dataset
 from allelse.models import own_parts
-from allelse.recipe import OwnOptimizer, Recipe
+from allelse.recipe import OwnOptimizer, OwnPart, Recipe
 from allelse.study import Arm, Study
 
 
@@ -20,7 +20,7 @@ class CheckedPart:
     """``python:module:Name``"""
     source: own.Source
     packing: str
-    """how there are R of it: ``declared``, ``elementwise`` or ``one by one``"""
+    """how there are R of it: ``declared``, ``elementwise``, ``image by image`` or ``one by one``"""
 
 
 def check_parts(study: Study, dataset_of: Callable[[Recipe], Dataset]) -> list[CheckedPart]:
@@ -44,4 +44,6 @@ def _packings(arm: Arm, dataset: Dataset) -> dict[str, str]:
     found: dict[str, str] = {part.reference: part.packing for part in parts}
     if isinstance(optimizer := arm.recipe.optimizer, OwnOptimizer):
         found[optimizer.reference] = engine.optimizer_packing(optimizer)
+    if isinstance(loss := arm.recipe.loss, OwnPart):
+        found[loss.reference] = engine.loss_packing(loss, len(dataset.classes))
     return found

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Union
 from pydantic import Field
 
 from allelse.recipe.base import Named, NonNegative, Part, Positive
+from allelse.recipe.own import Ours, Own, OwnPart, Whose
 
 
 class CrossEntropy(Part):
@@ -40,4 +41,9 @@ class SquaredError(Part):
     """for an image's own class; the paper takes weight 1 and target 1 for 10 classes, and 15 and 30 for 1,000"""
 
 
-Loss = Annotated[Annotated[Union[CrossEntropy, BinaryCrossEntropy, Focal, SquaredError], Field(discriminator="name")], Named]
+Losses = Union[CrossEntropy, BinaryCrossEntropy, Focal, SquaredError]
+Loss = Annotated[
+    Union[Annotated[Annotated[Losses, Field(discriminator="name")], Ours], Annotated[OwnPart, Own]],
+    Whose,
+    Named,
+]

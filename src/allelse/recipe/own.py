@@ -54,7 +54,7 @@ class OwnCode(Part):
 
 
 class OwnPart(OwnCode):
-    """A part of a network, or an optimiser."""
+    """A part of a network, an optimiser or a loss."""
 
     name: Reference
 

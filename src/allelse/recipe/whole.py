@@ -120,6 +120,7 @@ class Recipe(Part):
 
     def own_parts(self) -> dict[tuple[str, ...], OwnCode]:
         """The parts of the user's own, by the path of keys under which they stand."""
-        parts: dict[tuple[str, ...], object] = {("model", "family"): self.model, ("optimizer",): self.optimizer}
+        parts: dict[tuple[str, ...], object] = {("model", "family"): self.model}
+        parts |= {("optimizer",): self.optimizer, ("loss",): self.loss}
         parts |= {("model", key): getattr(self.model, key, None) for key in ("block", "norm", "activation")}
         return {path: part for path, part in parts.items() if isinstance(part, OwnCode)}
