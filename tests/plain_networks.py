@@ -74,14 +74,17 @@ class PlainBlock(nn.Sequential):
 class PlainDropout(nn.Module):
     """Dropout whose mask is written out number by number in Python's own integers."""
 
-    def __init__(self, name: str, rate: float) -> None:
+    def __init__(self, name: str, rate: float, unit: str = "numbers") -> None:
         super().__init__()
+        self.unit = unit
         self.name, self.rate, self.seed, self.step = name, round(rate * 2**16) / 2**16, 0, 0
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x
-        kept = torch.tensor([self.keeps(*place, *x.shape[1:]) for place in np.ndindex(*x.shape)]).view(x.shape)
+        wholes = {"numbers": 4, "channels": 2, "images": 1}[self.unit]
+        shape = [side if place < wholes else 1 for place, side in enumerate(x.shape)]
+        kept = torch.tensor([self.keeps(*place, *shape[1:]) for place in np.ndindex(*shape)]).view(shape)
         self.step += 1
         return x * kept / (1 - self.rate)
 
@@ -154,7 +157,7 @@ def plain_network(model: recipe.Model, shape: tuple[int, int, int] = (6, 6, 2), 
             elif part == "act":
                 out.add_module(key, plain_activation(model.activation, now))
             elif part == "drop":
-                out.add_module(key, PlainDropout(f"{name}.{key}", model.dropout))
+                out.add_module(key, PlainDropout(f"{name}.{key}", model.dropout, model.dropout_of))
             elif skip:
                 same = channels_in == channels_out and stride == 1
                 out.add_module("shortcut", nn.Identity() if same else weight(channels_in, channels_out, 1, stride, False))

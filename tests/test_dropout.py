@@ -16,8 +16,8 @@ from allelse.seeds import stream
 BLOCK = {"block": "conv-norm-act-drop", "dropout": 0.25}
 
 
-def dropout_of(rate: float, seeds=(3, 1, 11), name: str = "blocks.0.drop") -> Dropout:
-    dropout = Dropout(len(seeds), rate)
+def dropout_of(rate: float, seeds=(3, 1, 11), name: str = "blocks.0.drop", unit: str = "numbers") -> Dropout:
+    dropout = Dropout(len(seeds), rate, unit)
     for replica, seed in enumerate(seeds):
         dropout.draw_key(replica, stream(seed, "dropout", name))
     return dropout
@@ -64,6 +64,34 @@ def test_the_share_of_zeros_is_the_rate_everywhere_and_the_mean_stays(rate):
         sd = (rate * (1 - rate) * share.numel() / kept.numel()) ** 0.5
         assert ((share - (1 - rate)).abs() < 5.5 * sd).all(), f"over {dims}"
     assert steps.double().mean().item() == pytest.approx(1, abs=5 * (rate / (1 - rate) / kept.numel()) ** 0.5)
+
+
+@pytest.mark.parametrize("shape", [(400, 3 * 6, 3, 3), (400, 3 * 6)])
+@pytest.mark.parametrize(("unit", "wholes"), [("channels", (0, 1)), ("images", (0,))])
+def test_channels_or_images_are_dropped_as_a_whole(unit, wholes, shape):
+    dropout = dropout_of(0.3, unit=unit)
+    out = dropout(torch.ones(shape))
+    kept = out.unflatten(1, (3, 6)).movedim(1, 0)  # [R, N, C, ...]
+    apart = [dim for dim in range(1, kept.dim()) if dim - 1 not in wholes]
+    assert torch.equal(kept.amax(apart), kept.amin(apart)) if apart else True
+    assert kept.unique().tolist() == pytest.approx([0, 1 / 0.7], rel=1e-4)
+    share = (kept.amax(apart) if apart else kept).ne(0).double()
+    for replica in share:
+        assert replica.mean().item() == pytest.approx(0.7, abs=5 * (0.21 / replica.numel()) ** 0.5)
+    assert not torch.equal(share[0], share[1])
+    assert not torch.equal(dropout(torch.ones(shape)), out)
+
+
+def test_a_block_that_is_dropped_passes_on_what_entered():
+    model = model_of(block="conv-norm-act-drop", dropout=0.5, dropout_of="images", residual=True, width=2)
+    network = network_of(model)
+    block, x = network.blocks[1], torch.randn(40, 6, 6, 6, dtype=torch.float64)
+    out = block(x).unflatten(1, (3, 2))
+    computed = block.act(block.norm(block.conv(x))).unflatten(1, (3, 2))
+    x = x.unflatten(1, (3, 2))
+    is_dropped = (out == x).flatten(2).all(2)
+    assert 0.3 < is_dropped.double().mean() < 0.7
+    torch.testing.assert_close(out[~is_dropped], (x + 2 * computed)[~is_dropped])
 
 
 def test_masks_of_steps_layers_seeds_images_channels_and_places_are_uncorrelated():

@@ -114,6 +114,15 @@ MODELS = {
     },
     "hidden layers": {"head": {"name": "flatten", "hidden": [5, 4], "dropout": 0.25}, "pool": [1], "activation": "prelu"},
     "dropout": {"block": "conv-norm-act-drop", "dropout": 0.25, "head": {"dropout": 0.5}},
+    "dropout of channels": {"block": "conv-norm-act-drop", "dropout": 0.25, "dropout_of": "channels", "width": [5, 8]},
+    "stochastic depth": {"block": "conv-norm-act-drop", "dropout": 0.4, "dropout_of": "images", "residual": True},
+    "mlp, stochastic depth": {
+        "family": "mlp",
+        "block": "linear-norm-act-drop",
+        "residual": True,
+        "dropout": 0.4,
+        "dropout_of": "images",
+    },
     "dropout twice": {"block": "drop-conv-act-drop-conv-norm", "dropout": 0.1, "width": [5, 8], "pool": [1]},
     "mlp, residual, dropout": {
         "family": "mlp",

@@ -15,8 +15,8 @@ RECIPE_KEYS = (
 QUICK_KEYS = f"seeds, factors, exclude, adjust, tune, {RECIPE_KEYS}"
 NORMS = "batch, ghost, renorm, group, layer, instance, rms, frn, evonorm-s0, none"
 MODEL_KEYS = (
-    "block, width, depth, bias, weight_standardization, norm, activation, dropout, residual, init, family, conv, stem, kernel, "
-    "pool, pool_kind, head"
+    "block, width, depth, bias, weight_standardization, norm, activation, dropout, dropout_of, residual, init, family, conv, stem, "
+    "kernel, pool, pool_kind, head"
 )
 OPTIMIZERS = "sgd, adam, adamw, nadam, radam, adamax, rmsprop, adagrad, adadelta, asgd, rprop"
 ACTIVATIONS = (

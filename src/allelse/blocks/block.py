@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from allelse import recipe
 from allelse.blocks.activations import build_activation
-from allelse.blocks.dropout import Dropout
+from allelse.blocks.dropout import Dropout, Unit
 from allelse.blocks.norms import build_norm
 
 SHORTCUT = "shortcut"
@@ -62,7 +62,7 @@ def build_block(
         elif kind == "act":
             part_from_name[name] = build_activation(replicas, size, model.activation, images)
         elif kind == "drop":
-            part_from_name[name] = build_dropout(replicas, model.dropout)
+            part_from_name[name] = build_dropout(replicas, model.dropout, model.dropout_of)
         elif kind != "add":
             part_from_name[name] = left.pop(0)
             size = sizes[1]
@@ -73,6 +73,6 @@ def build_block(
     return Block(part_from_name)
 
 
-def build_dropout(replicas: int, rate: float | None) -> nn.Module:
+def build_dropout(replicas: int, rate: float | None, unit: Unit = "numbers") -> nn.Module:
     """Dropout at ``rate``; at none of 0 there is none."""
-    return Dropout(replicas, rate) if rate else nn.Identity()
+    return Dropout(replicas, rate, unit) if rate else nn.Identity()

@@ -8,6 +8,7 @@ and so that every device makes the same one, inside a captured graph too.
 from __future__ import annotations
 
 from math import prod
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,20 +25,26 @@ LANES = 4
 """numbers of 16 bits in one hash"""
 
 
+Unit = Literal["numbers", "channels", "images"]
+"""what is dropped as a whole: a number; a channel of an image, as ``torch.nn.Dropout2d``; all channels of an image"""
+
+
 class Dropout(nn.Module):
     """Inverted dropout (Srivastava et al. 2014): in training a share ``rate`` is set to 0 and the rest divided by 1 − rate."""
 
     key: Tensor
     step: Tensor
 
-    def __init__(self, replicas: int, rate: float) -> None:
+    def __init__(self, replicas: int, rate: float, unit: Unit = "numbers") -> None:
         """
         Arguments:
             replicas: R.
             rate: in [0, 1); taken to the nearest 1/65536.
+            unit: what is dropped as a whole.
         """
         super().__init__()
         self.replicas = replicas
+        self.unit = unit
         self.threshold = min(round(rate * 2**16), 2**16 - 1)
         self.rate = self.threshold / 2**16
         self.register_buffer("key", torch.zeros(replicas, dtype=torch.int64), persistent=False)
@@ -48,12 +55,17 @@ class Dropout(nn.Module):
         self.key[replica] = int(generator.integers(-(2**63), 2**63))
 
     def extra_repr(self) -> str:
-        return f"{self.rate:.4g}"
+        return f"{self.rate:.4g}" + (f" of {self.unit}" if self.unit != "numbers" else "")
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x
-        kept = self.kept(x.shape)
+        images, channels, *sides = x.shape
+        if self.unit == "numbers":
+            kept = self.kept(x.shape)
+        else:
+            kept = self.kept(torch.Size((images, channels if self.unit == "channels" else self.replicas, *[1] * len(sides))))
+            kept = kept.repeat_interleave(channels // kept.shape[1], 1)
         self.step.add_(1)
         return torch.where(kept, x * (1 / (1 - self.rate)), 0.0)
 
