@@ -144,10 +144,7 @@ def test_an_output_folder_of_another_study(file, tmp_path):
     )
     other = write_study(tmp_path, changed('"tiny"', '"other"', TINY), "other.toml")
     assert 'name: "tiny-quick" → "other-quick"' in mistake("run", other, "--quick", "--out", "out")
-    assert (
-        mistake("run", file, "--quick", "--out", ".")
-        == ".: holds other files and no study; give an empty or a new folder with --out"
-    )
+    assert mistake("run", file, "--quick", "--out", ".") == ".: holds other files and no study; give an empty or a new folder"
 
 
 def test_an_output_folder_that_cannot_be_written(file, tmp_path, monkeypatch):
@@ -167,6 +164,7 @@ def test_a_folder_without_a_study(file, command):
     assert mistake(command, "none") == (
         "none: no study was run there (it holds no study.sqlite); 'allelse run STUDY --out none' makes one"
     )
+    assert mistake(command, "two words").endswith("'allelse run STUDY --out 'two words'' makes one")
     assert mistake(command, "~nobody-here/x").startswith("~nobody-here/x: no study was run there ")
 
 

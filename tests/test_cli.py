@@ -363,6 +363,14 @@ def test_plan_checks_the_smaller_versions_too(tmp_path):
     assert allelse("run", file, "--out", tmp_path / "out").code == 0, "which asks for neither"
 
 
+def test_a_study_without_claims_says_so_where_verdicts_are_asked(tmp_path):
+    plain = write_study(tmp_path, PLAIN, "plain.toml")
+    assert allelse("run", plain, "--seeds", "2", "--set", "epochs=1", "--out", tmp_path / "out").code == 0
+    ended = allelse("verdicts", tmp_path / "out")
+    assert (ended.code, ended.out) == (0, "its study makes no claims; add [[claims]] to the file, and run it in a new folder\n")
+    assert json.loads(allelse("verdicts", tmp_path / "out", "--format", "json").out) == []
+
+
 def test_verdicts_keep_their_column_and_say_what_their_metrics_are(tmp_path):
     long = "ReLU " + "is above the sigmoid in what is lost on every image of the test split " * 2
     claim = f'says = "{long.strip()}"\nkind = "higher"\nmetric = "loss_running"\n'

@@ -81,6 +81,17 @@ def test_a_checkpoint_of_what_is_pending_is_taken_along(tmp_path):
     assert content(tmp_path / "u" / "checkpoints") == {type(path)(path.name): b"state"}
 
 
+def test_the_same_images_under_another_path_are_told_as_such(tmp_path):
+    for name, path in (("a", "npz:d.npz"), ("b", "npz:../d.npz")):
+        fill(tmp_path / name, [0], data={path: "38f388353d271c5e"})
+    assert refused(tmp_path / "u", tmp_path / "a", tmp_path / "b") == (
+        f"{tmp_path}/b: has the images of {tmp_path}/a under another path, npz:../d.npz and not npz:d.npz, "
+        "and a run is known by it; run it with that one"
+    )
+    fill(tmp_path / "c", [0], data={"npz:c.npz": "0000000000000000"})
+    assert "is of another study" in refused(tmp_path / "u", tmp_path / "a", tmp_path / "c")
+
+
 def test_equal_runs_from_two_places_are_one(tmp_path):
     a, b = fill(tmp_path / "a", [0, 1]), fill(tmp_path / "b", [1, 2], pack=1)
     assert len(store.merge(tmp_path / "u", [a, b])) == 1

@@ -113,6 +113,22 @@ OF_LEVELS = "allowed: a list of levels, a table of named levels with the keys ea
             "line 17: recipe.model.norm: norm.groups = 32 does not divide the width 4; allowed here: 1, 2, 4",
         ),
         (
+            'name     = "tiny"',
+            f'name = "{"x" * 101}"',
+            f"line 2: study.name: '{'x' * 56}…; is too long; allowed: at most 100 letters",
+        ),
+        (
+            "accuracy = 50.0",
+            "accuracy = 0.5",
+            "line 32: references.1.accuracy: accuracy is 0.5, less than one percent; give percent, as in 50",
+        ),
+        (
+            '["sigmoid", "relu"]',
+            "[true, false, 1]",
+            "line 20: factors.model.activation: [true, false, 1] names a level twice; allowed: each level once; "
+            "true is 1 and false is 0 here",
+        ),
+        (
             "depth = 1",
             'depth = 1\nfamily = "mpl"',
             "line 17: recipe.model.family: 'mpl' is unknown; did you mean 'mlp'? allowed: convnet, mlp, python:MODULE:NAME",
@@ -286,7 +302,10 @@ def test_a_gain_that_is_not_known_is_found_on_the_line_of_the_init():
         (f"factors = 'x'\n{PLAIN.split('[factors]')[0]}", ", line 1: factors: 'x'; allowed: a table of keys"),
         (f"quick = [1]\n{PLAIN}", ", line 1: quick: [1]; allowed: a table of keys"),
         (f"quick = false\n{PLAIN}", ", line 1: quick: false; allowed: a table of keys"),
-        (f"{PLAIN}\n[claims]\nid = 'x'\n", ", line 22: claims: {'id': 'x'}; allowed: a list in [brackets]"),
+        (
+            f"{PLAIN}\n[claims]\nid = 'x'\n",
+            ", line 22: claims: is a table; there may be several of them, each under [[claims]], in double brackets",
+        ),
         (f"claims = ['x']\n{PLAIN}", ", line 1: claims.1: 'x'; allowed: a table of keys"),
         (f"references = 'x'\n{PLAIN}", ", line 1: references: 'x'; allowed: a list in [brackets]"),
         (

@@ -180,3 +180,20 @@ def test_an_average_of_weights_whose_statistics_nobody_can_measure_anew_is_refus
             "'python:own_parts.norms:MeanOnlyBatchNorm' has gathered no running_mean, and only BatchNorm's statistics are "
             "measured anew; allowed: ema, or no averaging (arm activation sigmoid)\n"
         )
+
+
+def test_what_a_part_that_gathers_has_no_metric_for_is_not_promised(tmp_path):
+    norms = '["batch", "python:own_parts.norms:MeanOnlyBatchNorm"]'
+    claims = "".join(
+        f'[[claims]]\nid = "{name}"\nsays = "?"\nkind = "higher"\nmetric = "{metric}"\n'
+        'where = { "model.activation" = "relu" }\na = { "model.norm" = "batch" }\nb = { "model.norm" = "MeanOnlyBatchNorm" }\n'
+        for name, metric in (("gap", "statistics_gap"), ("plain", "accuracy"))
+    )
+    text = changed('norm  = "batch"\n', "", PLAIN).replace("[factors]", f'[factors]\n"model.norm" = {norms}') + claims
+    write_study(tmp_path, text.replace('"MeanOnlyBatchNorm"', '"python:own_parts.norms:MeanOnlyBatchNorm"'))
+    planned = allelse("plan", "study.toml")
+    assert planned.code == 0, planned.err
+    told = " ".join(planned.out.split())
+    assert "gap: undecided in any case: " in told
+    assert "gathers statistics and has no statistics_gap" in told
+    assert "plain: undecided in any case" not in told

@@ -324,6 +324,14 @@ def test_seeds_that_only_one_arm_has_are_packed_apart_so_that_pairs_are_packed_a
         ("schedule={name = 'one-cycle', rise = 0.25}", None),
         ("schedule={name = 'one-cycle', rise = 0.2}", "schedule.rise: 0.2 of the 4 steps of this training is less than one"),
         ("augment=[{name = 'cutout', size = 15}, {name = 'crop', padding = 7}]", None),
+        ("model.kernel=15", None),
+        ("model.kernel=17", "model.kernel: 17 reaches out of images of 8 × 8; allowed: odd, 1 to 15"),
+        (
+            "model.stem={width = 4, kernel = 1001}",
+            "model.stem.kernel: 1001 reaches out of images of 8 × 8; allowed: odd, 1 to 15",
+        ),
+        ("schedule={name = 'cosine', warmup_epochs = 1}", "1 leaves nothing of a training of 1 epoch; allowed: less than 1"),
+        ("averaging={name = 'swa', start_epoch = 5}", "5 comes when a training of 1 epoch is over; allowed: 1 to 1"),
         ("augment=['cutout']", "augment: cutout of 16 pixels hides every image of 8 × 8 whole; allowed: size = 1 to 15"),
         (
             "augment=[{name = 'crop', padding = 100000}]",

@@ -198,8 +198,8 @@ def test_many_changes_are_told_in_short(folder):
 
 def test_folders_of_something_else_are_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
-    assert refused(tmp_path) == f"{tmp_path}: holds other files and no study; give an empty or a new folder with --out"
-    assert refused(tmp_path / "thesis.tex") == f"{tmp_path}/thesis.tex: is a file; give a folder with --out"
+    assert refused(tmp_path) == f"{tmp_path}: holds other files and no study; give an empty or a new folder"
+    assert refused(tmp_path / "thesis.tex") == f"{tmp_path}/thesis.tex: is a file; give a folder"
     assert refused(tmp_path / "thesis.tex" / "out").startswith(
         f"{tmp_path}/thesis.tex/out: cannot be used as an output folder: "
     )

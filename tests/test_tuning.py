@@ -198,6 +198,21 @@ def test_a_number_that_only_some_norms_have_can_be_tuned_where_all_arms_have_it(
     assert {arm.recipe.model.norm.momentum for arm in study.tuning_study(load(text)).arms} == {0.1, 1.0}
 
 
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("validation_per_class", "validation_per_class says which images there are to choose on; tune another number"),
+        ("train_per_class", "train_per_class says which images there are to choose on; tune another number"),
+        ("model.norm", "'model.norm' is no number of the recipe"),
+    ],
+)
+def test_what_cannot_be_tuned_is_refused_and_only_numbers_are_offered(load, key, said):
+    with pytest.raises(StudyError, match=said) as caught:
+        load(changed('"optimizer.lr"\nvalues = [0.3, 0.003, 0.03]', f'"{key}"\nvalues = [1, 2]', TUNED))
+    offered = str(caught.value).partition("allowed: ")[2].split(", ")
+    assert not {"averaging", "model.stem", "updates", "image_size", "validation_per_class"} & set(offered)
+
+
 # ── from the command to the report ──────────────────────────────────────────────────────────────────────────────────
 
 

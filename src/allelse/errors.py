@@ -96,6 +96,8 @@ def did_you_mean(given: object, allowed: list[str] | tuple[str, ...]) -> str:
     """The close of a message about an unknown name: the nearest allowed one, then all of them."""
     from difflib import get_close_matches
 
+    if not allowed:
+        return "there is none to name"
     near = get_close_matches(str(given), allowed, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"{hint}allowed: {', '.join(allowed)}"

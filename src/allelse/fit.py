@@ -6,9 +6,9 @@ from collections import Counter
 from math import prod
 
 from allelse import data
-from allelse.errors import DataError, RecipeError
+from allelse.errors import DataError, RecipeError, counted
 from allelse.models import Layer, layer_rows, layer_table, own_parts
-from allelse.recipe import SWA, BatchRenorm, BatchStatistics, Crop, Cutout, OneCycle, Recipe, Schedule, Step
+from allelse.recipe import SWA, BatchRenorm, BatchStatistics, ConvNet, Crop, Cutout, OneCycle, Recipe, Schedule, Step
 from allelse.study import Arm
 
 
@@ -37,11 +37,14 @@ def check_arm(arm: Arm, dataset: data.Dataset) -> None:
     steps, epochs = recipe.length(len(train))
     if recipe.averaging and recipe.averaging.start_epoch > epochs:
         raise RecipeError(
-            f"{recipe.averaging.start_epoch} comes when a training of {epochs} epochs is over; allowed: 1 to {epochs}",
+            f"{recipe.averaging.start_epoch} comes when a training of {counted(epochs, 'epoch')} is over; "
+            f"allowed: 1 to {epochs}",
             ("averaging", "start_epoch"),
         )
     _check_schedule(recipe.schedule, steps, len(train) // recipe.batch_size)
     _check_augmentation(recipe, _image_shape(dataset))
+    if isinstance(recipe.model, ConvNet):
+        _check_kernels(recipe.model, _image_shape(dataset))
     layers(arm, dataset)
     if isinstance(recipe.averaging, SWA) and recipe.own_parts():
         for part in own_parts(recipe.model, _image_shape(dataset), len(dataset.classes)):
@@ -65,6 +68,24 @@ def check_arm(arm: Arm, dataset: data.Dataset) -> None:
         )
 
 
+def _check_kernels(model: ConvNet, image_shape: tuple[int, int, int]) -> None:
+    """Hold kernels against the images that come in: beyond twice their side less one, no weight ever meets a pixel."""
+    most = max(3, 2 * max(image_shape[:2]) - 1)
+    kernels = [(("model", "kernel"), kernel) for kernel in model.kernels()]
+    for path, kernel in [*kernels, *([(("model", "stem", "kernel"), model.stem.kernel)] if model.stem else [])]:
+        if kernel > most:
+            height, width, _ = image_shape
+            raise RecipeError(f"{kernel} reaches out of images of {height} × {width}; allowed: odd, 1 to {most}", path)
+
+
+def gathers(arm: Arm, dataset: data.Dataset) -> bool:
+    """Whether a part of the user's own gathers statistics in an arm's network, which then is not evaluated three ways."""
+    if not arm.recipe.own_parts():
+        return False
+    parts = own_parts(arm.recipe.model, _image_shape(dataset), len(dataset.classes))
+    return any(part.gathered for part in parts)
+
+
 def _check_augmentation(recipe: Recipe, image_shape: tuple[int, int, int]) -> None:
     """Hold what is cut out or shifted against the images, of which something must be left."""
     height, width, _ = image_shape
@@ -86,9 +107,10 @@ def _check_augmentation(recipe: Recipe, image_shape: tuple[int, int, int]) -> No
 def _check_schedule(schedule: Schedule, steps: int, steps_per_epoch: int) -> None:
     """Hold a schedule against the length of the training, of which the last epoch may be cut short."""
     epochs, warmup_epochs = steps / steps_per_epoch, getattr(schedule, "warmup_epochs", 0.0)
+    length = f"{epochs:g} epoch{'s' * (epochs != 1)}"
     if warmup_epochs >= epochs:
         raise RecipeError(
-            f"{warmup_epochs:g} leaves nothing of a training of {epochs:g} epochs; allowed: less than {epochs:g}",
+            f"{warmup_epochs:g} leaves nothing of a training of {length}; allowed: less than {epochs:g}",
             ("schedule", "warmup_epochs"),
         )
     if warmup_epochs and not 0 < (warmup := round(warmup_epochs * steps_per_epoch)) < steps:
@@ -106,7 +128,7 @@ def _check_schedule(schedule: Schedule, steps: int, steps_per_epoch: int) -> Non
         key, drops = ("every", (schedule.every,)) if schedule.every else ("milestones", schedule.milestones)
         if max(drops) >= epochs:
             raise RecipeError(
-                f"{max(drops)} comes when a training of {epochs:g} epochs is over; allowed: less than {epochs:g}",
+                f"{max(drops)} comes when a training of {length} is over; allowed: less than {epochs:g}",
                 ("schedule", key),
             )
 

@@ -31,8 +31,9 @@ ALLOWED_FROM_TYPE = {
     "finite_number": "allowed: a finite number",
     "missing": "is missing; add it",
     "union_tag_not_found": 'allowed: a name in "quotes", or a table with a name',
-    "too_long": "has too many entries",
-    "too_short": "has too few entries",
+    "too_long": "has too many entries; allowed: at most {max_length}",
+    "too_short": "has too few entries; allowed: at least {min_length}",
+    "string_too_long": "is too long; allowed: at most {max_length} letters",
 }
 BOUND_FROM_TYPE = {
     "greater_than_equal": ("ge", "at least"),
@@ -132,7 +133,9 @@ def describe(error: Mapping[str, Any]) -> str:
         return f"{context.get('tag', error['input'])!r} is unknown; {did_you_mean(context.get('tag', error['input']), names)}"
     if kind == "missing":
         return ALLOWED_FROM_TYPE[kind]
-    return f"{given}; {ALLOWED_FROM_TYPE.get(kind, one_line(error['msg']))}"
+    if kind in ("list_type", "tuple_type") and isinstance(error["input"], Mapping) and len(error["loc"]) == 1:
+        return f"is a table; there may be several of them, each under [[{error['loc'][0]}]], in double brackets"
+    return f"{given}; {ALLOWED_FROM_TYPE.get(kind, one_line(error['msg'])).format(**context)}"
 
 
 def line_of(text: str, path: Path) -> int | None:

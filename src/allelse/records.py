@@ -33,7 +33,7 @@ METRICS: dict[str, str] = {
     "validation_accuracy": "percent of the validation split, last epoch",
     "validation_loss": "nats a validation image, last epoch",
     "gradient_decades_start": "log10 of gradient over weight norm, last block over first, first step; above 0: vanishing",
-    "gradient_decades_end": "the same at the last step",
+    "gradient_decades_end": "log10 of gradient over weight norm, last block over first, last step; above 0: vanishing",
     "saturated": "share of activation inputs where the slope is under 0.05, last step, mean over layers",
     "dead": "share of channels saturated for the whole batch, last step, mean over layers",
     "effective_rank": "participation ratio of the last block's output channels, last step",
@@ -43,6 +43,8 @@ METRICS: dict[str, str] = {
 }
 """What claims can speak of and ``results --metric`` can show, by name, with unit."""
 
+THREE_WAYS = ("statistics_gap", *(name for name in METRICS if name.endswith(("_running", "_recalibrated", "_batch"))))
+"""The metrics of networks that are evaluated three ways."""
 ACCURACIES = tuple(name for name, unit in METRICS.items() if unit.startswith(("percent ", "percent,")))
 """The metrics that a published accuracy can be of."""
 CHOSEN_ON_TEST = frozenset({"accuracy_best_epoch"})

@@ -249,7 +249,7 @@ def run(
     except OSError as error:  # nobody reads this, or its disk is full: there is the report
         unread = error
         discard(1)
-    print(f"report: {write_report(folder)}")
+    print(f"report: {write_report(folder, _tell)}")
     if failed := outcome.runs_by_status.get("failed", 0):
         pending = outcome.runs_by_status.get("pending", 0)
         stopped, goes_on = f", stopped there with {pending} pending", " and goes on"
@@ -322,8 +322,10 @@ def verdicts(
         judged = judge(opened)
     if output == "json":
         print(tables.as_json([verdict.to_json() for verdict in judged]))
-    else:
+    elif judged:
         tables.show_verdicts(judged)
+    else:
+        print("its study makes no claims; add [[claims]] to the file, and run it in a new folder")
 
 
 @app.command(short_help="Ours beside the published figures.")
@@ -345,7 +347,7 @@ def report(folder: Folder) -> None:
     """Write report.html (one self-contained file), report.md and the figures into the output folder."""
     from allelse.report import write_report
 
-    print(f"wrote {write_report(folder)}")
+    print(f"wrote {write_report(folder, _tell)}")
 
 
 @app.command(short_help="Unite folders of one study.")

@@ -16,15 +16,15 @@ from rich.padding import Padding
 from rich.table import Table
 
 from allelse import stats
-from allelse.claims import settings
+from allelse.claims import Claim, settings
 from allelse.cli import tuning
 from allelse.cli.console import make_console
 from allelse.cli.progress import duration, time_of
 from allelse.data import Dataset, Entry
-from allelse.design import arm_key, is_absent, level_text, matches, short_names
+from allelse.design import Level, arm_key, arm_text, is_absent, level_text, matches, short_names
 from allelse.errors import StoreError, counted, inert
 from allelse.recipe import Recipe
-from allelse.records import METRICS, Pack, canonical_json
+from allelse.records import METRICS, THREE_WAYS, Pack, canonical_json
 from allelse.report.evidence import why_not_asked
 from allelse.stats.sentences import number
 from allelse.store import Store
@@ -95,7 +95,7 @@ def _seeds(study: Study) -> str:
 
 
 def show_plan(study: Study, plan: Plan, tuning_plan: Plan | None, dataset_of: Callable[[Recipe], Dataset], device: str) -> None:
-    from allelse.fit import layers, parameters
+    from allelse.fit import gathers, layers, parameters
     from allelse.plan import differing_keys, equal_networks
 
     console = make_console()
@@ -143,7 +143,7 @@ def show_plan(study: Study, plan: Plan, tuning_plan: Plan | None, dataset_of: Ca
         why = f"nothing there reads {' and '.join(keys)}" if keys else "their recipes are the same"
         show_item(console, f"one network under {len(equal)} names, as {why}: {' = '.join(arm.name for arm in equal)}")
     if study.claims:
-        _show_decidability(console, study)
+        _show_decidability(console, study, [arm.levels for arm in study.arms if gathers(arm, dataset_of(arm.recipe))])
     console.print("\nThe same in all arms of a seed, by construction")
     show_item(console, "the training images, their order and their augmentation in each epoch, but for what differs above")
     named = [set(layers(arm, dataset_of(arm.recipe))) for arm in study.arms]
@@ -175,24 +175,34 @@ def _share(pack: Pack, arm: Arm) -> float:
     return [run.arm == arm.levels for run in pack.runs].count(True) / len(pack.runs)
 
 
-def _show_decidability(console: Console, study: Study) -> None:
+def _show_decidability(console: Console, study: Study, gathering: Sequence[Mapping[str, Level]]) -> None:
+    """What the seeds can decide; ``gathering`` arms are not evaluated three ways."""
     seeds_from_arm = {frozenset(arm_key(arm.levels).items()): len(arm.seeds) for arm in study.arms}
     console.print(f"\nWhat {_seeds(study)} can decide (assumed: differences of two arms vary by 1 point over seeds)")
-    why_not_from_id = {claim.id: why for claim in study.claims if (why := why_not_asked(claim, study.design))}
-    asked = [claim for claim in study.claims if claim.id not in why_not_from_id]
+    why_not = {claim.id: why for claim in study.claims if (why := _why_not(claim, study, gathering))}
     # Holm's first step divides α by the number of claims that are asked.
+    asked = [claim for claim in study.claims if claim.id not in why_not]
     for judged in stats.decidability(
         asked, study.design, lambda arm: seeds_from_arm[frozenset(arm_key(arm).items())], study.alpha
     ):
         show_item(console, judged.text)
     for claim in study.claims:
-        if claim not in asked:
-            show_item(console, f"{claim.id}: not asked in this run: {why_not_from_id[claim.id]}")
+        if claim.id in why_not:
+            show_item(console, f"{claim.id}: {why_not[claim.id]}")
             continue
-        for reason in (reason for setting in settings(claim, study.design) for reason in setting.missing):
+        for reason in dict.fromkeys(reason for setting in settings(claim, study.design) for reason in setting.missing):
             show_item(console, f"{claim.id}: a comparison is left out, as {reason}")
     if note := stats.sign_flip_note(len(study.seeds)):
         show_item(console, note)
+
+
+def _why_not(claim: Claim, study: Study, gathering: Sequence[Mapping[str, Level]]) -> str:
+    """Why no number of seeds will decide a claim; empty where one may."""
+    if why := why_not_asked(claim, study.design):
+        return f"not asked in this run: {why}"
+    needed = [arm for setting in settings(claim, study.design) for _, arms in setting.rows for arm in arms.values()]
+    lacking = [arm for arm in needed if claim.metric in THREE_WAYS and arm in gathering]
+    return f"undecided in any case: {arm_text(lacking[0])} gathers statistics and has no {claim.metric}" if lacking else ""
 
 
 def _sizes(sizes: Sequence[int]) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from allelse.errors import DataError
+from allelse.errors import DataError, counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ def assemble(
     """
     where = f"data set {name!r}"
     if len(classes) < 2:
-        raise DataError(f"{where} has {len(classes)} class; allowed: at least 2")
+        raise DataError(f"{where} has {counted(len(classes), 'class', 'classes')}; allowed: at least 2")
     for split, (images, labels) in (("train", train), ("test", test)):
         if len(images) < 2:  # one alone has no statistics for BatchNorm to be evaluated with
             count = f"one {split} image" if len(images) else f"no {split} images"

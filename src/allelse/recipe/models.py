@@ -92,7 +92,7 @@ class _Blocks(Part):
     """share of the numbers that ``drop`` zeroes in training (Srivastava et al. 2014), to the nearest 1/65536"""
     dropout_of: Literal["numbers", "channels", "images"] = "numbers"
     """what ``drop`` zeroes as a whole: a number; a channel (Tompson et al. 2015, arXiv:1411.4280); or all that it is given of
-    an image, which is stochastic depth where ``residual`` adds the block's input after it (Huang et al. 2016, arXiv:1603.09382)"""
+    an image, which is stochastic depth where ``residual`` adds the block's input then (Huang et al. 2016, arXiv:1603.09382)"""
     residual: bool = False
     """whether a block's input is added to what it computes, through a linear projection without bias or norm where the shapes
     differ (He et al. 2016, arXiv:1512.03385, equations 1 and 2)"""

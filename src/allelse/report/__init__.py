@@ -7,6 +7,7 @@ figures, as plain data), ``accuracy``, ``differences``, ``curves``, ``gradients`
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,15 +24,19 @@ __all__ = ["Findings", "compare", "compute_figures", "gather", "judge", "write_f
 # matplotlib takes half a second to import, and whoever asks for verdicts alone need not wait for it.
 
 
-def write_report(folder: str | Path) -> Path:
+def write_report(folder: str | Path, tell: Callable[[str], None] = lambda line: None) -> Path:
     """Write ``report.html``, ``report.md`` and ``figures/`` into an output folder; the path of the HTML file.
+
+    Arguments:
+        folder: of a study.
+        tell: is given a line where a name has letters that no font has.
 
     Raises:
         StoreError: no study was run there, or the files cannot be written.
     """
     from allelse.report.page import write_report
 
-    return write_report(Path(folder))
+    return write_report(Path(folder), tell)
 
 
 def compute_figures(findings: Findings) -> list[Figure]:

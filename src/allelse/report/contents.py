@@ -228,7 +228,7 @@ def _arm_notes(findings: Findings) -> list[str]:
 def _tuning_notes(findings: Findings) -> list[str]:
     """The budget of the tuning and what to mind, or how far it is."""
     if findings.tuning:
-        return [f"{line[0].upper()}{line[1:]}." for line in (findings.tuning.budget(), *findings.tuning.warnings())]
+        return [f"{line}." for line in (findings.tuning.budget(), *findings.tuning.warnings())]
     if tune := findings.definition.get("tune"):
         counts = Counter(run.status for run in findings.tuning_runs)
         shown = ", ".join(f"{count} {status}" for status, count in counts.items()) or "none is planned yet"

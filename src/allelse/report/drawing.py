@@ -234,7 +234,7 @@ def _draw_mark(axes: Axes, mark: Mark, y: float) -> None:
 
 def _short(label: str, most: int = 26) -> str:
     """Cut in the middle: labels of parts of one module, or of one optimiser, differ at the end."""
-    return drawable(label if len(label) <= most else f"{label[: most // 2 - 1]}…{label[-most // 2 :]}")
+    return drawable(label, most, keep_end=True)
 
 
 def _legend(figure: Figure) -> list[Line2D]:

@@ -7,6 +7,7 @@ came out.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -100,7 +101,8 @@ def why_not_asked(claim: Claim, levels: Design) -> str | None:
     try:
         check_claims([claim], levels)
     except StudyError as error:
-        return _lacking(claim, levels) or str(error).removeprefix(f"claim {claim.id!r}: ")
+        reason = str(error).removeprefix(f"claim {claim.id!r}: ")
+        return _lacking(claim, levels) or re.split("; (?:did you mean|allowed:|there is none)", reason)[0]
     return None
 
 

@@ -99,6 +99,8 @@ def _number(value: Any) -> float | None:
 
 
 def _short(layer: str) -> str:
-    """``blocks.3.conv`` → ``3``: blocks by their number."""
+    """``blocks.3.conv`` → ``3``: blocks by their number, and the projection of what a residual one adds apart."""
     parts = layer.split(".")
-    return parts[1] if parts[0] == "blocks" and len(parts) > 1 else parts[0]
+    if parts[0] != "blocks" or len(parts) == 1:
+        return parts[0]
+    return f"{parts[1]} skip" if parts[2:] == ["shortcut"] else parts[1]

@@ -7,6 +7,8 @@ drawn as paths, are put in as they are. The page runs no script and loads nothin
 from __future__ import annotations
 
 import os
+import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +22,16 @@ from allelse.report.figures import inline, put, write_figures
 from allelse.report.findings import gather
 from allelse.report.markdown import markdown
 from allelse.report.shapes import Figure
+from allelse.report.style import letters_without_a_font
 
 TEMPLATE = "report.html.jinja"
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, tell: Callable[[str], None] = lambda line: None) -> Path:
     """Write both pages and the figures into ``folder``; the path of the HTML file.
 
-    The same store gives the same bytes.
+    The same store gives the same bytes where fonts are the same. ``tell`` is given a line where a name has letters that no
+    font here has.
 
     Raises:
         StoreError: no study was run there, or the files cannot be written.
@@ -35,6 +39,11 @@ def write_report(folder: Path) -> Path:
     with store.read(folder) as opened:
         findings = gather(opened)
     told = contents(findings)
+    if letters := letters_without_a_font(" ".join(map(findings.arm_name, findings.arms))):
+        tell(
+            f"no font here has {letters[:20]}: figures spell Korean out and show boxes for other letters; install a font, as "
+            f"Noto Sans CJK, then 'allelse report {shlex.quote(str(folder))}'"
+        )
     folder = Path(os.path.expanduser(folder))
     try:
         write_figures((*told.figures, *told.mechanism_figures), folder / "figures")

@@ -7,10 +7,13 @@ a marker and a dash, so that a grey print reads as well. Text is drawn as paths:
 from __future__ import annotations
 
 import io
+import logging
 import re
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from itertools import accumulate
 from typing import Any
 
 import matplotlib as mpl
@@ -43,7 +46,6 @@ RC: Any = {
     "axes.titleweight": "bold",
     "axes.unicode_minus": True,
     "figure.dpi": DPI,
-    "font.family": ["DejaVu Sans"],
     "font.size": 10,
     "grid.color": GRID,
     "grid.linewidth": 0.6,
@@ -64,26 +66,74 @@ RC: Any = {
 @contextmanager
 def style() -> Iterator[None]:
     """Matplotlib's own defaults with ours over them, whatever the user's matplotlibrc says."""
+    log = logging.getLogger("matplotlib.font_manager")
+    level = log.level
     with mpl.rc_context():
         mpl.rcdefaults()
-        mpl.rcParams.update(RC)
-        yield
+        mpl.rcParams.update({**RC, "font.family": list(fonts())})
+        log.setLevel(logging.ERROR)  # a font of a single weight is drawn in that one, which need not be told
+        try:
+            yield
+        finally:
+            log.setLevel(level)
 
 
 _BREAKS = re.compile("[\\s\\x00-\\x1f\\x7f-\\x9f]+", re.ASCII)
 """white space and control characters, but not the no-break space"""
 
 
+FONT = "DejaVu Sans"
+"""comes with matplotlib"""
+OTHERS = (
+    *("Noto Sans CJK KR", "Noto Sans KR", "Nanum Gothic", "NanumGothic", "Malgun Gothic", "Apple SD Gothic Neo", "AppleGothic"),
+    *("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans CJK TC", "Noto Sans JP", "Noto Sans SC", "Noto Sans TC"),
+    *("Hiragino Sans", "Yu Gothic", "PingFang SC", "Microsoft YaHei", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei"),
+    *("Arial Unicode MS", "Noto Sans", "Segoe UI", "Arial"),
+)
+"""taken for letters that ``FONT`` lacks, the first that is installed and has them"""
+
+
+def fonts() -> tuple[str, ...]:
+    """``FONT``, and those of ``OTHERS`` that this machine has, or that the user's program gave to matplotlib."""
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    return (FONT, *(name for name in OTHERS if name in installed))
+
+
 @cache
-def _glyphs() -> frozenset[int]:
-    return frozenset(FT2Font(font_manager.findfont("DejaVu Sans")).get_charmap())
+def _glyphs(names: tuple[str, ...]) -> frozenset[int]:
+    return frozenset().union(*(FT2Font(font_manager.findfont(name)).get_charmap() for name in names))
 
 
-def drawable(text: str, most: int = 60) -> str:
-    """Text that the font can draw, on one line, and not endless."""
+def letters_without_a_font(text: str) -> str:
+    """Each letter once that can only be spelled out, or not at all."""
+    glyphs = _glyphs(fonts())
+    return "".join(dict.fromkeys(letter for letter in _BREAKS.sub("", text) if ord(letter) not in glyphs))
+
+
+def drawable(text: str, most: int = 60, *, keep_end: bool = False) -> str:
+    """Text that the fonts can draw, on one line, and not wider than ``most`` letters of the Latin alphabet.
+
+    Where no font has a Korean syllable it is spelled out, so that names stay apart; any other letter becomes a box.
+    ``keep_end``: what is too wide is cut in its middle.
+    """
+    glyphs = _glyphs(fonts())
     flat = _BREAKS.sub(" ", str(text)).strip(" ")
-    shown = flat if len(flat) <= most else flat[: most - 1] + "…"
-    return "".join(letter if ord(letter) in _glyphs() else "□" for letter in shown)
+    shown = "".join(letter if ord(letter) in glyphs else _spelled(letter) for letter in flat)
+    if shown == _first(shown, most):
+        return shown
+    end = _first(shown[::-1], most // 2)[::-1] if keep_end else ""
+    return f"{_first(shown, most - 1 - (most // 2 if keep_end else 0))}…{end}"
+
+
+def _first(text: str, most: int) -> str:
+    """As many letters as are no wider than ``most`` Latin ones."""
+    widths = accumulate(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+    return text[: sum(width <= most for width in widths)]
+
+
+def _spelled(letter: str) -> str:
+    kind, _, sound = unicodedata.name(letter, "").rpartition(" ")
+    return sound.lower() if kind == "HANGUL SYLLABLE" else "□"
 
 
 def png(canvas: Canvas) -> bytes:

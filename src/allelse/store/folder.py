@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -48,7 +49,8 @@ def read(folder: str | Path, *, mend: bool = True) -> Iterator[Store]:
             raise StoreError(f"{folder}: is a file; give the output folder of a study")
         if not (folder / FILE).is_file():
             raise StoreError(
-                f"{folder}: no study was run there (it holds no {FILE}); 'allelse run STUDY --out {folder}' makes one"
+                f"{folder}: no study was run there (it holds no {FILE}); "
+                f"'allelse run STUDY --out {shlex.quote(str(folder))}' makes one"
             )
     # A writer that was killed while it stored leaves a journal, which only a connection that may write can take back.
     with connected(folder, "rw" if mend and os.access(folder, os.W_OK) else "ro") as (connection, version):
@@ -165,11 +167,11 @@ def make(folder: str | Path) -> Path:
     folder = Path(os.path.expanduser(folder))
     with explained(folder):
         if folder.exists() and not folder.is_dir():
-            raise StoreError(f"{folder}: is a file; give a folder with --out")
+            raise StoreError(f"{folder}: is a file; give a folder")
         if folder.is_symlink() and not folder.exists():
             raise StoreError(f"{folder}: is a link to nothing; bring back what it leads to, or give another folder with --out")
         if folder.exists() and not (folder / FILE).exists() and {entry.name for entry in folder.iterdir()} - OURS:
-            raise StoreError(f"{folder}: holds other files and no study; give an empty or a new folder with --out")
+            raise StoreError(f"{folder}: holds other files and no study; give an empty or a new folder")
         folder.mkdir(parents=True, exist_ok=True)
         on_disk(folder.parent)
         _check_files(folder, (FILE, JOURNAL, UNFINISHED, LOCK, HOLDER, LOG))

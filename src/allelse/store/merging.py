@@ -179,6 +179,13 @@ def _check_one_study(
     planned = {run for one in wholes if one.comparison for run in one.comparison.runs}
     for one in sources:
         if why := apart(one.definition, declared):
+            here, there = (definition.get("data", {}) for definition in (one.definition, declared))
+            if set(here) != set(there) and sorted(here.values()) == sorted(there.values()):
+                paths = [" and ".join(sorted(names)) for names in (set(here) - set(there), set(there) - set(here))]
+                raise StoreError(
+                    f"{one.folder}: has the images of {whole.folder} under another path, {paths[0]} and not {paths[1]}, and "
+                    f"a run is known by it; run it with that one"
+                )
             raise StoreError(f"{one.folder}: is of another study than {whole.folder}, and results never mix: {why}")
         if whole.tuned_by and one.tuned_by and set(whole.tuned_by.runs) != set(one.tuned_by.runs):
             fewer = "a part of the arms tunes for itself: leave it out, or let one folder"

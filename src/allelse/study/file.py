@@ -25,7 +25,7 @@ Seeds = Annotated[int, Field(ge=1, le=10_000)]
 class Header(Part):
     """The ``[study]`` table."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=100)]
     """lower-case letters, digits and hyphens; names the output folder"""
     question: Annotated[str, Field(min_length=1)]
     seeds: Seeds
@@ -56,6 +56,10 @@ class Reference(Part):
     def _can_be_compared(self) -> Reference:
         if self.metric not in ACCURACIES:
             raise ValueError(f"metric {self.metric!r} is no accuracy; {did_you_mean(self.metric, ACCURACIES)}")
+        if 0 < self.accuracy < 1:
+            raise ValueError(
+                f"accuracy is {self.accuracy:g}, less than one percent; give percent, as in {100 * self.accuracy:g}"
+            )
         if self.sd is not None and (self.n is None or self.n < 2):
             raise ValueError("sd is a spread over runs and needs n, their number, of at least 2; add it, or leave sd out")
         return self

@@ -97,6 +97,10 @@ def _changed_table(tune: Tune | None, changes: Mapping[str, Any], source: str) -
         return _Table.model_validate({"tune": table}).tune
 
 
+OF_THE_SPLIT = ("train_per_class", "validation_per_class", "image_size")
+"""numbers that no value can be chosen for: each would be tried on other images"""
+
+
 def check_tuning(study: Study, moved: Sequence[Mapping[str, Path]], changes: Sequence[str], place: Place) -> Study:
     """The study with ``per`` filled in: all factors where the table names none.
 
@@ -128,9 +132,12 @@ def check_tuning(study: Study, moved: Sequence[Mapping[str, Path]], changes: Seq
                 "there are no images to choose on; set validation_per_class in [recipe], e.g. validation_per_class = 50",
             )
         numbers = dict(_numbers(arm.recipe.model_dump(mode="json")))
+        if tune.key in OF_THE_SPLIT:
+            raise place.error(key_stands, f"{tune.key} says which images there are to choose on; tune another number")
         if tune.key not in numbers:
+            allowed = [key for key, value in numbers.items() if value is not None and key not in OF_THE_SPLIT]
             raise place.error(
-                key_stands, f"{tune.key!r} is no number of the recipe (arm {arm.name}); {did_you_mean(tune.key, list(numbers))}"
+                key_stands, f"{tune.key!r} is no number of the recipe (arm {arm.name}); {did_you_mean(tune.key, allowed)}"
             )
         for value in tune.values:
             raw = _raw(arm.recipe, {tune.key: value, **shorter})
