@@ -3,9 +3,9 @@
     python -m benchmarks.publish [FOLDER …]
 
 Each FOLDER is taken into ``results/NAME`` (the store in one file, every run as CSV, the report, figures); then the pages are
-made anew from all that stands there, so that no figure in them is written by hand. A full study stands before a scaled one; a
-part of a full one, with fewer seeds or arms, is kept as ``NAME-begun`` and stands below the scaled one, and so does one trained
-for fewer epochs than declared, ``NAME-shorter``.
+made anew from all that stands there, so that no figure in them is written by hand. A part of a full study, with fewer seeds or
+arms, is kept as ``NAME-begun``, one trained for fewer epochs than declared as ``NAME-shorter``, a scaled one as
+``NAME-scaled``: they are columns of one table, and a full study takes the place of all.
 """
 
 from __future__ import annotations

@@ -327,3 +327,23 @@ class ShiftsLabels(Poly):
 class LogOfOutputs(Poly):
     def __call__(self, outputs, labels):
         return -outputs.log()[:, 0]
+
+
+class ClassWeights(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.tensor([0.5, 1.0, 1.5]))
+
+    def forward(self, outputs, labels):
+        return nn.functional.cross_entropy(outputs, labels, weight=self.weight, reduction="none")
+
+
+class Scaled(nn.Module):
+    """With a weight of no dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x):
+        return torch.tanh(self.scale * x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from math import isnan
@@ -373,6 +374,7 @@ def no_other_fonts(monkeypatch):
 def test_letters_that_no_font_has_are_spelled_or_become_boxes_and_arrows_stay():
     assert drawable("Conv→BN 한") == "Conv→BN han"
     assert drawable("시그모이드 − 렐루 漢") == "sigeumoideu − relru □"
+    assert drawable(unicodedata.normalize("NFD", "한글")) == "hangeul"
     assert drawable("a\n\tb\x07c") == "a b c"
     assert letters_without_a_font("Conv→BN 한 漢한") == "한漢"
 

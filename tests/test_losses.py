@@ -136,6 +136,18 @@ def test_a_pack_with_cut_gradients_is_so_many_loops_of_torch(loss, rates, way):
         assert min(lengths) < 0.8 < max(lengths), "some gradients are cut and some are not"
 
 
+def test_a_weight_that_is_a_single_number_is_cut_with_the_others():
+    dataset, model = toy_dataset(), {"activation": "python:parts_of_users:Scaled"}
+    values = tiny_recipe(model=model, max_grad_norm=0.1)
+    together = trained(pack_of(values), dataset).network.state_dict()
+    uncut = trained(pack_of(tiny_recipe(model=model)), dataset).network.state_dict()
+    name = "blocks.0.act.scale"
+    for replica, seed in enumerate(SEEDS):
+        lone = trained(pack_of(values, [seed]), dataset).network.state_dict()
+        torch.testing.assert_close(together[name][replica], lone[name][0], rtol=1e-10, atol=1e-12)
+    assert not torch.allclose(together[name], uncut[name])
+
+
 def test_cut_gradients_reach_an_optimiser_of_the_users_own():
     dataset, own = toy_dataset(), {"name": "python:parts_of_users:NormalisedSGD", "lr": 0.1}
     pack = pack_of(tiny_recipe(optimizer=own, max_grad_norm=0.05))
@@ -260,6 +272,7 @@ OF_TORCH = {"name": "python:torch.nn:CrossEntropyLoss", "reduction": "none"}
         ({"name": f"{USERS}Poly", "epsilon": 2.0}, "image by image"),
         (OF_TORCH, "image by image"),
         ({"name": "python:torch.nn:MultiMarginLoss", "reduction": "none", "margin": 0.5}, "image by image"),
+        (f"{USERS}ClassWeights", "image by image"),
         (f"{USERS}HardestFirst", "one by one"),
     ],
     ids=str,
@@ -288,6 +301,7 @@ def test_torchs_own_cross_entropy_as_a_loss_of_the_users_own_trains_as_ours():
     [
         ("python:torch.nn:CrossEntropyLoss", "gives [] for 5 images; allowed: one loss for each, as torch's reduction = none"),
         ({"name": "python:torch.nn:MSELoss", "reduction": "none"}, "raises "),
+        ("python:torch.nn.functional:cross_entropy", "raises TypeError: cross_entropy() missing 2 required positional arg"),
         (
             {"name": f"{USERS}Poly", "e": 1},
             "raises TypeError: Poly.__init__() got an unexpected keyword argument 'e' when it is",

@@ -306,6 +306,14 @@ def test_a_gain_that_is_not_known_is_found_on_the_line_of_the_init():
             f"{PLAIN}\n[claims]\nid = 'x'\n",
             ", line 22: claims: is a table; there may be several of them, each under [[claims]], in double brackets",
         ),
+        (
+            PLAIN.replace("epochs          = 2", 'augment = { name = "flip" }'),
+            ", line 9: recipe.augment: {'name': 'flip'}; allowed: a list in [brackets]",
+        ),
+        (
+            PLAIN.replace("epochs          = 2", "standardize = [true, false]"),
+            ", line 9: recipe.standardize: [true, false]; allowed: true or false",
+        ),
         (f"claims = ['x']\n{PLAIN}", ", line 1: claims.1: 'x'; allowed: a table of keys"),
         (f"references = 'x'\n{PLAIN}", ", line 1: references: 'x'; allowed: a list in [brackets]"),
         (

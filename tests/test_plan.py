@@ -81,6 +81,20 @@ def test_where_the_largest_pack_costs_too_much_to_measure_smaller_ones_are_tried
     assert asked == [1, *[4] * 3, *[2] * 3]
 
 
+def test_arms_with_a_loss_of_the_users_own_are_measured_apart_and_others_are_packed_alike(load, digits):
+    own = "python:torch.nn:CrossEntropyLoss"
+    text = TINY.replace(
+        '"model.activation" = ["sigmoid", "relu"]',
+        f"""[factors.loss]
+ours = {{}}
+squared = {{ loss = "squared-error" }}
+own = {{ loss = {{ name = "{own}", reduction = "none" }} }}""",
+    ).split("\n[[claims]]")[0]
+    measured = []
+    plan.make_plan(load(text), lambda arm: digits, lambda pack: measured.append(pack.runs[0].arm["loss"]) or 9.0, (SERIAL,))
+    assert set(measured) == {"ours", "own"}
+
+
 def test_measuring_ends_when_it_has_cost_its_share(monkeypatch):
     clock = iter(range(100))
     monkeypatch.setattr(plan.time, "perf_counter", lambda: float(next(clock)))  # every look at it takes a second

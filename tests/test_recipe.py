@@ -191,6 +191,10 @@ def test_plain_values_name_the_parts_and_leave_defaults_out():
         ({"augment": ["flip", "flip"]}, "twice"),
         ({"augment": ["rotate"]}, "flip"),
         ({"label_smoothing": 1.0}, "less than 1"),
+        (
+            {"model": {"family": "mlp", "block": "linear-drop", "dropout": 0.1, "dropout_of": "channels"}},
+            "dropout_of is channels, which in an MLP are numbers",
+        ),
         ({"model": {"dropout_of": "channels"}}, "dropout_of = channels has no 'drop' in block"),
         ({"model": {"block": "conv-drop", "dropout": 0.1, "dropout_of": "rows"}}, "'numbers', 'channels' or 'images'"),
         ({"epochs": 1.5}, "integer"),

@@ -35,6 +35,8 @@ ALLOWED_FROM_TYPE = {
     "too_short": "has too few entries; allowed: at least {min_length}",
     "string_too_long": "is too long; allowed: at most {max_length} letters",
 }
+TABLES = ("claims", "references", "exclude", "adjust")
+"""of which a study file may have several"""
 BOUND_FROM_TYPE = {
     "greater_than_equal": ("ge", "at least"),
     "greater_than": ("gt", "more than"),
@@ -133,7 +135,7 @@ def describe(error: Mapping[str, Any]) -> str:
         return f"{context.get('tag', error['input'])!r} is unknown; {did_you_mean(context.get('tag', error['input']), names)}"
     if kind == "missing":
         return ALLOWED_FROM_TYPE[kind]
-    if kind in ("list_type", "tuple_type") and isinstance(error["input"], Mapping) and len(error["loc"]) == 1:
+    if isinstance(error["input"], Mapping) and error["loc"] in [(table,) for table in TABLES]:
         return f"is a table; there may be several of them, each under [[{error['loc'][0]}]], in double brackets"
     return f"{given}; {ALLOWED_FROM_TYPE.get(kind, one_line(error['msg'])).format(**context)}"
 
@@ -198,8 +200,14 @@ def _dotted(path: Path) -> str:
     return ".".join(str(part) if not isinstance(part, int) else f"{part + 1}" for part in path)
 
 
+def _as_toml(value: object) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_as_toml, value))}]"
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
 def _shorten(value: object) -> str:
     if isinstance(value, int) and abs(value) > 10**60:
         return "a number of more than 60 digits"  # Python refuses to write out the longest ones
-    text = one_line(repr(value) if not isinstance(value, bool) else str(value).lower())
+    text = one_line(_as_toml(value))
     return text if len(text) <= 60 else text[:57] + "…"

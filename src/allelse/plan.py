@@ -156,7 +156,7 @@ def halve(planned: PlannedPack) -> tuple[PlannedPack, PlannedPack]:
 
 
 def _work(arm: Arm, dataset: data.Dataset) -> Any:
-    """What an arm computes in a step, but for the order and the kind of its activation, where that is of the catalogue."""
+    """What an arm computes in a step, but for the order, the activation and the loss, where those are of the catalogue."""
     recipe = arm.recipe.model_dump(mode="json")
     keys = ("dataset", "image_size", "train_per_class", "batch_size", "augment", "precision", "epochs", "updates", "averaging")
     model = dict(recipe["model"])
@@ -167,7 +167,8 @@ def _work(arm: Arm, dataset: data.Dataset) -> Any:
         if isinstance(model["block"], str):
             model["block"] = sorted(model["block"].split("-"))
         model["norm"] = {key: value for key, value in model["norm"].items() if key != "evaluate"}
-    return [[recipe.get(key) for key in keys], model, recipe["optimizer"]["name"], shapes]
+    loss = recipe["loss"] if isinstance(arm.recipe.loss, OwnPart) else None
+    return [[recipe.get(key) for key in keys], model, recipe["optimizer"]["name"], loss, shapes]
 
 
 def _runs_of_alike_arms(study: Study) -> list[tuple[Arm, tuple[RunSpec, ...]]]:

@@ -27,7 +27,7 @@ METRICS: dict[str, str] = {
     "loss_recalibrated": "nats a test image",
     "loss_batch": "nats a test image",
     "train_accuracy": "percent of the last epoch's training batches",
-    "train_loss": "a training image's, last epoch, as it was minimised: the recipe's loss, label smoothing, mixtures",
+    "train_loss": "a training image's, last epoch, as minimised: between other losses, smoothings or mixtures no comparison",
     "test_accuracy": "percent of the test split, last epoch",
     "test_loss": "nats a test image, last epoch",
     "validation_accuracy": "percent of the validation split, last epoch",

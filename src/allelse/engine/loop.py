@@ -163,7 +163,7 @@ class Training:
             self.optimizers,
             self.batches,
             self.rates,
-            loss_of(self.recipe.loss, self.recipe.label_smoothing, len(dataset.classes), device),
+            loss_of(self.recipe.loss, self.recipe.label_smoothing, len(dataset.classes), device, weights_dtype),
             pack.way.graph,
             self.averaged,
             self.recipe.max_grad_norm,

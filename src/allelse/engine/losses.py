@@ -25,14 +25,23 @@ LossPacking = Literal["image by image", "one by one"]
 REPLICAS, IMAGES, CALLS = 3, 5, 50
 
 
-def loss_of(part: recipe.Loss, smoothing: float, classes: int, device: torch.device) -> LossOf:
+def loss_of(
+    part: recipe.Loss, smoothing: float, classes: int, device: torch.device, dtype: torch.dtype = torch.float64
+) -> LossOf:
     """What a recipe's loss makes of one label an image, with so much of the target spread over all classes.
+
+    Arguments:
+        part: the recipe's loss.
+        smoothing: share of the target that is spread.
+        classes: K.
+        device: where outputs are.
+        dtype: of outputs.
 
     Raises:
         PartError: one of the user's own is refused.
     """
     if isinstance(part, recipe.OwnPart):
-        return _own_loss(part, classes, device)
+        return _own_loss(part, classes, device, dtype)
 
     def loss(logits_RBK: Tensor, labels_RB: Tensor) -> Tensor:
         if isinstance(part, recipe.CrossEntropy):
@@ -51,10 +60,8 @@ def loss_of(part: recipe.Loss, smoothing: float, classes: int, device: torch.dev
     return loss
 
 
-def _own_loss(part: recipe.OwnPart, classes: int, device: torch.device) -> LossOf:
-    made, packing = _made(part), loss_packing(part, classes)
-    if isinstance(made, nn.Module):
-        made.to(device)
+def _own_loss(part: recipe.OwnPart, classes: int, device: torch.device, dtype: torch.dtype) -> LossOf:
+    made, packing = _made(part, device, dtype), loss_packing(part, classes)
 
     def loss(logits_RBK: Tensor, labels_RB: Tensor) -> Tensor:
         if packing == "image by image":
@@ -76,10 +83,12 @@ def loss_packing(part: recipe.OwnPart, classes: int) -> LossPacking:
     outputs_RBK = torch.from_numpy(draw.normal(scale=3.0, size=(REPLICAS, IMAGES, classes)))
     labels_RB = torch.from_numpy(draw.integers(0, classes, (REPLICAS, IMAGES)))
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-        first = _called(part, _made(part), outputs_RBK[0], labels_RB[0], seed=0)
-        if not _same(first, _called(part, _made(part), outputs_RBK[0], labels_RB[0], seed=1)):
+        first = _called(part, _made(part, outputs_RBK.device, outputs_RBK.dtype), outputs_RBK[0], labels_RB[0], seed=0)
+        if not _same(
+            first, _called(part, _made(part, outputs_RBK.device, outputs_RBK.dtype), outputs_RBK[0], labels_RB[0], seed=1)
+        ):
             raise _refused(part, "is random: two calls with the same outputs and labels differ")
-        made = _made(part)
+        made = _made(part, outputs_RBK.device, outputs_RBK.dtype)
         lone = [
             _called(part, made, *replica, seed=0)
             for _ in range(CALLS // REPLICAS)
@@ -94,18 +103,19 @@ def loss_packing(part: recipe.OwnPart, classes: int) -> LossPacking:
     return "image by image" if by_image else "one by one"
 
 
-def _made(part: recipe.OwnPart) -> Callable[[Tensor, Tensor], Any]:
+def _made(part: recipe.OwnPart, device: torch.device, dtype: torch.dtype) -> Callable[[Tensor, Tensor], Any]:
     try:
         found = own.find(part.reference)
     except PartError as error:
         raise PartError(error.reason, ("loss",)) from None
-    with own.refused_where_it_fails(partial(_refused, part), "when it is made"):
+    when = "when it is made; name what makes a loss, which is then called with outputs and labels"
+    with own.refused_where_it_fails(partial(_refused, part), when):
         made: Callable[[Tensor, Tensor], Any] = found(**part.arguments)
     if not callable(made):
         raise _refused(part, f"gives a {type(made).__name__}; allowed: what can be called with outputs and labels")
     if isinstance(made, nn.Module) and any(True for _ in made.parameters()):
         raise _refused(part, "has parameters, which nothing would train; allowed: arguments and buffers")
-    return made
+    return made.to(device, dtype) if isinstance(made, nn.Module) else made
 
 
 def _called(

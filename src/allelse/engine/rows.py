@@ -50,7 +50,7 @@ def clip_gradients(network: nn.Module, max_norm: float) -> None:
     As ``torch.nn.utils.clip_grad_norm_`` does for a lone network. What is not finite stays so, in its own replica.
     """
     gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
-    norms_NR = torch.stack([torch.linalg.vector_norm(gradient.flatten(1), dim=1) for gradient in gradients])
+    norms_NR = torch.stack([torch.linalg.vector_norm(gradient.reshape(len(gradient), -1), dim=1) for gradient in gradients])
     scale_R = (max_norm / (torch.linalg.vector_norm(norms_NR, dim=0) + 1e-6)).clamp(max=1.0)
     for gradient in gradients:
         gradient.mul_(scale_R.view(-1, *[1] * (gradient.dim() - 1)))

@@ -19,7 +19,7 @@ from allelse import engine
 from allelse.data import Dataset
 from allelse.design import arm_text
 from allelse.errors import one_line
-from allelse.recipe import Recipe
+from allelse.recipe import OwnPart, Recipe
 from allelse.records import Pack, Way, canonical_json, digest
 
 log = logging.getLogger("allelse")
@@ -48,6 +48,7 @@ class Speeds:
                 "images": [*dataset.train_images.shape, len(dataset.classes)],
                 "replicas": len(pack.runs),
                 "way": asdict(pack.way),
+                **({"loss": recipe.loss.plain()} if isinstance(recipe.loss, OwnPart) else {}),
                 "numbers": len({canonical_json([run.recipe.get("optimizer")]) for run in pack.runs}) > 1,
             },
             length=24,

@@ -260,6 +260,12 @@ class MLP(_Blocks):
     ] = "linear-norm-act"
 
     @model_validator(mode="after")
+    def _channels_are_numbers(self) -> MLP:
+        if self.dropout_of == "channels":
+            raise ValueError("dropout_of is channels, which in an MLP are numbers; allowed: numbers, images")
+        return self
+
+    @model_validator(mode="after")
     def _norm_has_values(self) -> MLP:
         for number, width in self.normalised_widths() if "norm" in self._order() else ():
             if self.norm_of_block(number).needs_positions(width):

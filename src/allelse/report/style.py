@@ -107,7 +107,9 @@ def _glyphs(names: tuple[str, ...]) -> frozenset[int]:
 def letters_without_a_font(text: str) -> str:
     """Each letter once that can only be spelled out, or not at all."""
     glyphs = _glyphs(fonts())
-    return "".join(dict.fromkeys(letter for letter in _BREAKS.sub("", text) if ord(letter) not in glyphs))
+    return "".join(
+        dict.fromkeys(letter for letter in unicodedata.normalize("NFC", _BREAKS.sub("", text)) if ord(letter) not in glyphs)
+    )
 
 
 def drawable(text: str, most: int = 60, *, keep_end: bool = False) -> str:
@@ -117,7 +119,7 @@ def drawable(text: str, most: int = 60, *, keep_end: bool = False) -> str:
     ``keep_end``: what is too wide is cut in its middle.
     """
     glyphs = _glyphs(fonts())
-    flat = _BREAKS.sub(" ", str(text)).strip(" ")
+    flat = unicodedata.normalize("NFC", _BREAKS.sub(" ", str(text)).strip(" "))
     shown = "".join(letter if ord(letter) in glyphs else _spelled(letter) for letter in flat)
     if shown == _first(shown, most):
         return shown
