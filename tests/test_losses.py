@@ -299,7 +299,10 @@ def test_torchs_own_cross_entropy_as_a_loss_of_the_users_own_trains_as_ours():
 @pytest.mark.parametrize(
     ("loss", "reason"),
     [
-        ("python:torch.nn:CrossEntropyLoss", "gives [] for 5 images; allowed: one loss for each, as torch's reduction = none"),
+        (
+            "python:torch.nn:CrossEntropyLoss",
+            'gives [] for 5 images; allowed: one loss for each, in torch with reduction = "none"',
+        ),
         ({"name": "python:torch.nn:MSELoss", "reduction": "none"}, "raises "),
         ("python:torch.nn.functional:cross_entropy", "raises TypeError: cross_entropy() missing 2 required positional arg"),
         (

@@ -129,7 +129,7 @@ def _called(
     if not isinstance(losses_B, Tensor) or losses_B.shape != labels_B.shape:
         given = list(losses_B.shape) if isinstance(losses_B, Tensor) else f"a {type(losses_B).__name__}"
         raise _refused(
-            part, f"gives {given} for {len(labels_B)} images; allowed: one loss for each, as torch's reduction = none"
+            part, f'gives {given} for {len(labels_B)} images; allowed: one loss for each, in torch with reduction = "none"'
         )
     if losses_B.dtype != outputs_BK.dtype:
         raise _refused(part, f"gives {losses_B.dtype} where {outputs_BK.dtype} came in; compute in what comes in")
