@@ -205,7 +205,7 @@ def test_levels_of_several_types_in_one_factor_can_be_written_in_every_format(tm
 
 def test_results_of_another_metric_and_of_one_that_is_not_there(finished):
     ended = allelse("results", finished[1], "--metric", "train_loss")
-    assert "train_loss: nats a training image, last epoch" in ended.out
+    assert "train_loss: a training image" in ended.out
     assert "published" not in ended.out
     told = mistake("results", finished[1], "--metric", "train_los")
     assert told.startswith("metric 'train_los' is not among the results; did you mean 'train_loss'? allowed: accuracy, ")

@@ -186,7 +186,7 @@ def test_a_folder_that_was_tuned_otherwise_is_refused(finished):
             '"epochs"',
             "line 27: tune.epochs: epochs is the number that is tuned; leave epochs out",
         ),
-        ("[0.3, 0.003, 0.03]", "[0.3]", "line 25: tune.values: [0.3]; has too few entries"),
+        ("[0.3, 0.003, 0.03]", "[0.3]", "line 25: tune.values: [0.3]; has too few entries; allowed: at least 2"),
         ("[0.3, 0.003, 0.03]", "[0.3, 0.3]", "line 25: tune.values: [0.3, 0.3]; allowed: each value once"),
         ("[0.3, 0.003, 0.03]", '["a", 1]', "line 25: tune.values.1: 'a'; allowed: a finite number"),
         ("[0.3, 0.003, 0.03]", "[true, 0.1]", "line 25: tune.values.1: true; allowed: a finite number"),
@@ -277,7 +277,8 @@ def test_what_is_not_tuned_cannot_be_set_and_quick_is_named(tmp_path, monkeypatc
     told = mistake("plan", "study.toml", "--set", "tune.seeds=1")
     assert told == "--set tune.seeds=1: the study has no [tune] table to change; write one into the file"
     write_study(tmp_path, changed("values = [0.01, 0.02]", "values = [0.01]", TUNED))
-    assert mistake("plan", "study.toml", "--quick") == "study.toml: quick: tune.values: [0.01]; has too few entries"
+    told = mistake("plan", "study.toml", "--quick")
+    assert told == "study.toml: quick: tune.values: [0.01]; has too few entries; allowed: at least 2"
 
 
 def test_more_seeds_of_a_tuned_study_are_had_by_what_the_refusal_says(finished, tmp_path):
