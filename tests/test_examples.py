@@ -62,10 +62,10 @@ def test_every_arm_can_be_explained_in_80_columns(file, version):
 @each_example
 @pytest.mark.usefixtures("figures_unsaved")
 def test_the_quick_version_is_planned_and_runs_to_its_verdicts(file, tmp_path):
-    quick = study.load(file, quick=True, seeds=2)
-    planned = lines("plan", file, "--quick", "--seeds", 2, "--device", "cpu")
+    quick = study.load(file, quick=True)
+    planned = lines("plan", file, "--quick", "--device", "cpu")
     assert planned[0].startswith(f"{quick.name}: ")
-    ran = lines("run", file, "--quick", "--seeds", 2, "--device", "cpu", "--out", tmp_path)
+    ran = lines("run", file, "--quick", "--device", "cpu", "--out", tmp_path)
     assert ran[-1] == f"report: {tmp_path / 'report.html'}"
     state = lines("status", tmp_path)
     shown = [line for line in planned + ran[:-1] + state if str(tmp_path) not in line]  # a path is never broken

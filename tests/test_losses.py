@@ -53,7 +53,7 @@ def test_a_loss_is_what_its_paper_says(loss):
     torch.manual_seed(0)
     outputs_RBK = (3 * torch.randn(2, 7, 5, dtype=torch.float64)).requires_grad_()
     labels_RB = torch.randint(0, 5, (2, 7))
-    found_R = Targets(labels_RB).loss(outputs_RBK, loss_of(part_of(loss), 0.0, 5, CPU))
+    found_R = Targets(labels_RB).loss(outputs_RBK, loss_of(part_of(loss), 0.0, 5, CPU, torch.float64))
     expected_R = torch.stack([slow_loss(part_of(loss), *both) for both in zip(outputs_RBK, labels_RB, strict=True)])
     torch.testing.assert_close(found_R, expected_R, rtol=1e-12, atol=1e-12)
     ours, theirs = (torch.autograd.grad(one.sum(), outputs_RBK)[0] for one in (found_R, expected_R))
@@ -70,14 +70,14 @@ def test_losses_that_torch_has_are_torchs():
         ("binary-cross-entropy", 0.2, F.binary_cross_entropy_with_logits(outputs_RBK[0], 0.8 * shown_BK + 0.05)),
         ({"name": "focal", "gamma": 0.0}, 0.0, F.cross_entropy(outputs_RBK[0], labels_RB[0])),
     ):
-        found = Targets(labels_RB).loss(outputs_RBK, loss_of(part_of(loss), smoothing, 4, CPU))
+        found = Targets(labels_RB).loss(outputs_RBK, loss_of(part_of(loss), smoothing, 4, CPU, torch.float64))
         torch.testing.assert_close(found[0], expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
 def test_an_image_that_is_surely_right_has_a_finite_gradient(gamma):
     outputs = torch.tensor([[[200.0, 0.0]]], requires_grad=True)
-    Targets(torch.tensor([[0]])).loss(outputs, loss_of(recipe.Focal(gamma=gamma), 0.0, 2, CPU)).sum().backward()
+    Targets(torch.tensor([[0]])).loss(outputs, loss_of(recipe.Focal(gamma=gamma), 0.0, 2, CPU, torch.float64)).sum().backward()
     assert torch.isfinite(outputs.grad).all()
 
 
@@ -94,7 +94,7 @@ def test_the_loss_of_a_mixture_is_the_mixture_of_losses():
         for image in range(4):
             one, two = (slow_loss(part, outputs[0, image : image + 1], labels[0, image : image + 1]) for labels in (own, other))
             wanted.append(share[0, image] * one + (1 - share[0, image]) * two)
-        found = Targets(own, other, share).loss(outputs, loss_of(part, 0.0, 3, CPU))
+        found = Targets(own, other, share).loss(outputs, loss_of(part, 0.0, 3, CPU, torch.float64))
         torch.testing.assert_close(found[0], torch.stack(wanted).mean(), rtol=1e-12, atol=1e-12)
 
 

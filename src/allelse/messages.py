@@ -200,14 +200,15 @@ def _dotted(path: Path) -> str:
     return ".".join(str(part) if not isinstance(part, int) else f"{part + 1}" for part in path)
 
 
-def _as_toml(value: object) -> str:
+def as_toml(value: object) -> str:
+    """A value as a user wrote it: lists and truth values as TOML has them."""
     if isinstance(value, list):
-        return f"[{', '.join(map(_as_toml, value))}]"
+        return f"[{', '.join(map(as_toml, value))}]"
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def _shorten(value: object) -> str:
     if isinstance(value, int) and abs(value) > 10**60:
         return "a number of more than 60 digits"  # Python refuses to write out the longest ones
-    text = one_line(_as_toml(value))
+    text = one_line(as_toml(value))
     return text if len(text) <= 60 else text[:57] + "…"

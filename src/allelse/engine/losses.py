@@ -25,9 +25,7 @@ LossPacking = Literal["image by image", "one by one"]
 REPLICAS, IMAGES, CALLS = 3, 5, 50
 
 
-def loss_of(
-    part: recipe.Loss, smoothing: float, classes: int, device: torch.device, dtype: torch.dtype = torch.float64
-) -> LossOf:
+def loss_of(part: recipe.Loss, smoothing: float, classes: int, device: torch.device, dtype: torch.dtype) -> LossOf:
     """What a recipe's loss makes of one label an image, with so much of the target spread over all classes.
 
     Arguments:
@@ -79,27 +77,20 @@ def loss_packing(part: recipe.OwnPart, classes: int) -> LossPacking:
     Raises:
         PartError: it is refused.
     """
-    draw = stream(0, "check", "loss", classes)
+    draw, make = stream(0, "check", "loss", classes), partial(_made, part, torch.device("cpu"), torch.float64)
     outputs_RBK = torch.from_numpy(draw.normal(scale=3.0, size=(REPLICAS, IMAGES, classes)))
     labels_RB = torch.from_numpy(draw.integers(0, classes, (REPLICAS, IMAGES)))
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-        first = _called(part, _made(part, outputs_RBK.device, outputs_RBK.dtype), outputs_RBK[0], labels_RB[0], seed=0)
-        if not _same(
-            first, _called(part, _made(part, outputs_RBK.device, outputs_RBK.dtype), outputs_RBK[0], labels_RB[0], seed=1)
-        ):
+        first, again = (_called(part, make(), outputs_RBK[0], labels_RB[0], seed) for seed in (0, 1))
+        if not _same(first, again):
             raise _refused(part, "is random: two calls with the same outputs and labels differ")
-        made = _made(part, outputs_RBK.device, outputs_RBK.dtype)
-        lone = [
-            _called(part, made, *replica, seed=0)
-            for _ in range(CALLS // REPLICAS)
-            for replica in zip(outputs_RBK, labels_RB, strict=True)
-        ]
-        if not all(_same(lone[call % REPLICAS], result) for call, result in enumerate(lone)) or not _same(first, lone[0]):
+        made, pairs = make(), list(zip(outputs_RBK, labels_RB, strict=True))
+        calls = [_called(part, made, *pairs[call % REPLICAS], seed=0) for call in range(CALLS)]
+        if not all(_same(calls[call % REPLICAS], one) for call, one in enumerate(calls)) or not _same(first, calls[0]):
             raise _refused(part, "keeps something from one call to the next, which no checkpoint would hold")
-        together = _called(part, made, outputs_RBK.flatten(0, 1), labels_RB.flatten(), seed=0)
-    by_image = all(
-        _same(part_of, tuple(both.split(IMAGES)[number] for both in together)) for number, part_of in enumerate(lone[:REPLICAS])
-    )
+        losses, gradients = _called(part, made, outputs_RBK.flatten(0, 1), labels_RB.flatten(), seed=0)
+    together = zip(losses.split(IMAGES), gradients.split(IMAGES), strict=True)
+    by_image = all(map(_same, calls[:REPLICAS], together))
     return "image by image" if by_image else "one by one"
 
 

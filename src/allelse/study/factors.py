@@ -11,7 +11,7 @@ from typing import Any
 
 from allelse.design import Condition, Level, instead_of, level_key, level_text, matches
 from allelse.errors import StudyError, did_you_mean
-from allelse.messages import Place
+from allelse.messages import Place, as_toml
 from allelse.recipe import NAMING
 from allelse.records import METRICS
 
@@ -70,10 +70,6 @@ def _conditional(value: Mapping[str, Any], path: tuple[str, ...], place: Place) 
     return when, value["levels"]
 
 
-def _as_toml(levels: Any) -> str:
-    return f"[{', '.join(str(one).lower() if isinstance(one, bool) else repr(one) for one in levels)}]"
-
-
 def _levels(name: str, value: Any, path: tuple[str, ...], place: Place) -> dict[Level, Mapping[str, Any]]:
     if isinstance(value, Mapping) and value and all(isinstance(moved, Mapping) for moved in value.values()):
         labelled = [(_number_or_text(label), dict(moved)) for label, moved in value.items()]
@@ -83,7 +79,7 @@ def _levels(name: str, value: Any, path: tuple[str, ...], place: Place) -> dict[
         raise place.error(path, f"{value!r}; {ALLOWED}")
     if len({label for label, _ in labelled}) < len(labelled):  # 1, 1.0 and true are one level, as in any dict
         alike = "; true is 1 and false is 0 here" if any(isinstance(level, bool) for level in value) else ""
-        raise place.error(path, f"{_as_toml(value)} names a level twice; allowed: each level once{alike}")
+        raise place.error(path, f"{as_toml(list(value))} names a level twice; allowed: each level once{alike}")
     return dict(labelled)
 
 
