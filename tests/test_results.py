@@ -12,9 +12,9 @@ from report_support import definition, write_store
 from scipy.stats import ttest_ind
 
 from allelse import store, study
-from benchmarks import publish, replication
+from benchmarks import measured, publish, replication
 
-KEPT = sorted(path.parent for path in publish.RESULTS.glob("*/study.sqlite"))
+KEPT = sorted(path.parent for path in measured.RESULTS.glob("*/study.sqlite"))
 NOT_DECISIVE = {"command", "notes", "references", "data"}
 kept = pytest.mark.parametrize("folder", KEPT, ids=lambda folder: folder.name)
 
@@ -26,7 +26,7 @@ def test_the_tables_of_the_readme_are_made_from_the_kept_stores(language):
 
 
 def test_the_tables_of_recipes_and_second_runs_are_made_from_the_kept_stores():
-    text = (publish.RESULTS / "README.md").read_text("utf-8")
+    text = (measured.RESULTS / "README.md").read_text("utf-8")
     assert publish.with_page_tables(text) == text
 
 
@@ -40,7 +40,7 @@ def test_the_study_file_still_says_what_was_run(folder):
     asked.add_argument("--scaled", action="store_true")
     asked.add_argument("--seeds", type=int)
     asked.add_argument("--set", action="append", default=[])
-    given, path = asked.parse_args(options), publish.ROOT / name
+    given, path = asked.parse_args(options), measured.ROOT / name
 
     def now(seeds):
         file = path if path.exists() else name
@@ -78,15 +78,15 @@ def test_every_run_names_its_commit_and_device_and_nothing_of_the_folders_it_was
             assert not re.findall(rb"/(?:work|tmp|root|home)/", file.read_bytes()), file
 
 
-@pytest.mark.parametrize("name", publish.STUDIES)
+@pytest.mark.parametrize("name", measured.STUDIES)
 def test_every_claim_and_factor_has_its_words_in_korean(name):
-    loaded, words = study.load(name), publish.WORDS["ko"]
+    loaded, words = study.load(name), measured.WORDS["ko"]
     assert {claim.id for claim in loaded.claims} <= set(words["claims"])
     assert set(loaded.factors) <= set(words["factors"])
-    assert set(publish.WORDS["en"]) == set(words)
+    assert set(measured.WORDS["en"]) == set(words)
 
 
-@pytest.mark.parametrize("name", publish.STUDIES)
+@pytest.mark.parametrize("name", measured.STUDIES)
 def test_each_table_has_the_briefs_figures_beside_ours_of_every_version(name):
     declared = study.load(name)
     heading, _, *rows = publish.arm_table(publish.versions(name), "en")
@@ -97,20 +97,20 @@ def test_each_table_has_the_briefs_figures_beside_ours_of_every_version(name):
     assert {arm: float(row[len(declared.factors)]) for arm, row in shown.items() if row[len(declared.factors)] != "–"} == brief
     versions = [folder for folder in KEPT if folder.name.rpartition("-")[0] == name]
     assert sum("epoch" in title for title in headings) == len(versions)
-    measured = set(brief)
+    expected = set(brief)
     for folder in versions:
         runs = pd.read_csv(folder / "runs.csv", keep_default_na=False).astype({"accuracy": float})
-        column = headings.index(publish.Measured.of(folder.name).title("en"))
+        column = headings.index(measured.Measured.of(folder.name).title("en"))
         groups = runs.groupby([runs[factor].astype(str) for factor in declared.factors])["accuracy"]
         for arm, accuracies in groups:
             assert float(shown[arm][column]) == pytest.approx(accuracies.mean(), abs=0.051), arm
             assert shown[arm][headings.index("n", column)] == str(len(accuracies))
-            measured.add(arm)
-    assert set(shown) == measured
+            expected.add(arm)
+    assert set(shown) == expected
 
 
 def test_effects_are_told_with_running_and_with_recalibrated_statistics():
-    runs = pd.read_csv(publish.RESULTS / "sigmoid-vs-relu-scaled" / "runs.csv").query("`model.norm` == 'batch'")
+    runs = pd.read_csv(measured.RESULTS / "sigmoid-vs-relu-scaled" / "runs.csv").query("`model.norm` == 'batch'")
     text = publish.READMES["en"].read_text("utf-8")
     told = re.search(r"ReLU is above sigmoid at every depth \((.*) points; recalibrated (.*)\)", text)
     for metric, sizes in zip(("accuracy", "accuracy_recalibrated"), told.groups(), strict=True):
@@ -127,10 +127,10 @@ def test_what_a_scaled_study_did_not_ask_is_neither_supported_nor_refuted():
 def test_a_store_is_kept_without_the_folder_of_the_clone_and_can_be_read(tmp_path, monkeypatch):
     root = tmp_path / "clone"
     for name, path in (("ROOT", root), ("RESULTS", root / "results")):
-        monkeypatch.setattr(publish, name, path)
+        monkeypatch.setattr(measured, name, path)
     (root / "results").mkdir(parents=True)
     described = {**definition(), "command": f"allelse run {root}/mine.toml"}
-    kept = publish.take(write_store(tmp_path / "out", described))
+    kept = measured.take(write_store(tmp_path / "out", described))
     assert str(root).encode() not in (kept / store.FILE).read_bytes()
     with store.read(kept) as opened:
         assert opened.definition["command"] == "allelse run mine.toml"
@@ -149,30 +149,30 @@ def test_a_store_is_kept_without_the_folder_of_the_clone_and_can_be_read(tmp_pat
 )
 def test_a_part_of_a_full_study_does_not_pass_for_the_whole(seeds, changes, expected):
     definition = study.load("sigmoid-vs-relu", seeds=seeds, changes=changes).definition()
-    assert publish.kept_as(definition, {"done": 1}) == expected
+    assert measured.kept_as(definition, {"done": 1}) == expected
 
 
 def test_a_full_study_of_which_runs_are_pending_does_not_pass_for_the_whole():
     definition = study.load("sigmoid-vs-relu").definition()
-    assert publish.kept_as(definition, {"done": 310, "diverged": 10}) == "sigmoid-vs-relu"
+    assert measured.kept_as(definition, {"done": 310, "diverged": 10}) == "sigmoid-vs-relu"
     for missing in ("pending", "failed"):
-        assert publish.kept_as(definition, {"done": 319, missing: 1}) == "sigmoid-vs-relu-begun"
+        assert measured.kept_as(definition, {"done": 319, missing: 1}) == "sigmoid-vs-relu-begun"
     definition["arms"][0]["seeds"] = 3
-    assert publish.kept_as(definition, {"done": 313}) == "sigmoid-vs-relu-begun"
+    assert measured.kept_as(definition, {"done": 313}) == "sigmoid-vs-relu-begun"
 
 
 def test_a_study_with_another_recipe_is_not_published_as_the_packaged_one():
-    assert publish.kept_as(study.load("sigmoid-vs-relu", scaled=True).definition(), {}) == "sigmoid-vs-relu-scaled"
+    assert measured.kept_as(study.load("sigmoid-vs-relu", scaled=True).definition(), {}) == "sigmoid-vs-relu-scaled"
     for change in ("batch_size=64", "epochs=31"):
         with pytest.raises(ValueError, match="not what the packaged study declares"):
-            publish.kept_as(study.load("sigmoid-vs-relu", changes=[change]).definition(), {})
+            measured.kept_as(study.load("sigmoid-vs-relu", changes=[change]).definition(), {})
 
 
 def test_a_shorter_training_of_a_study_is_published_as_such():
-    assert publish.kept_as(study.load("sigmoid-vs-relu", changes=["epochs=29"]).definition(), {}) == "sigmoid-vs-relu-shorter"
-    assert publish.kept_as(study.load("sigmoid-vs-relu", changes=["epochs=30"]).definition(), {}) == "sigmoid-vs-relu"
+    assert measured.kept_as(study.load("sigmoid-vs-relu", changes=["epochs=29"]).definition(), {}) == "sigmoid-vs-relu-shorter"
+    assert measured.kept_as(study.load("sigmoid-vs-relu", changes=["epochs=30"]).definition(), {}) == "sigmoid-vs-relu"
     with pytest.raises(ValueError, match="not what the packaged study declares"):
-        publish.kept_as(study.load("sigmoid-vs-relu", changes=["epochs=29", "batch_size=64"]).definition(), {})
+        measured.kept_as(study.load("sigmoid-vs-relu", changes=["epochs=29", "batch_size=64"]).definition(), {})
 
 
 def test_a_second_run_is_compared_as_scipy_does():
