@@ -39,6 +39,7 @@ def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+COMPARED = "what is compared stands under [factors] in a study file"
 LEVELS = '"model.activation" = ["sigmoid", "relu"]'
 OF_LEVELS = "allowed: a list of levels, a table of named levels with the keys each one sets, or { when = …, levels = … }"
 
@@ -312,7 +313,7 @@ def test_a_gain_that_is_not_known_is_found_on_the_line_of_the_init():
         ),
         (
             PLAIN.replace("epochs          = 2", "standardize = [true, false]"),
-            ", line 9: recipe.standardize: [true, false]; allowed: true or false",
+            f", line 9: recipe.standardize: [true, false]; allowed: true or false; {COMPARED}",
         ),
         (f"claims = ['x']\n{PLAIN}", ", line 1: claims.1: 'x'; allowed: a table of keys"),
         (f"references = 'x'\n{PLAIN}", ", line 1: references: 'x'; allowed: a list in [brackets]"),
@@ -379,6 +380,8 @@ def test_quick_of_a_file_without_that_table():
         ("=3", "allowed: key=value, e.g. --set epochs=2 or --set 'model.depth=[1, 2]'"),
         ("epoch=3", f"epoch: unknown key; did you mean 'epochs'? allowed: {RECIPE_KEYS}"),
         ("epochs=two", "epochs: 'two'; allowed: a whole number"),
+        ("epochs=[1, 2]", f"epochs: [1, 2]; allowed: a whole number; {COMPARED}"),
+        ('loss=["focal"]', f"loss: ['focal']; allowed: a name in \"quotes\", or a table with a name; {COMPARED}"),
         ("epochs.x=3", "epochs.x: epochs is 2, which has no keys of its own; name an existing key of the recipe"),
         ("model.wdth=3", f"model.wdth: unknown key; did you mean 'width'? allowed: {MODEL_KEYS}"),
         ("model.depth=0", "model.depth: 0; allowed: at least 1"),

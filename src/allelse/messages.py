@@ -27,7 +27,7 @@ ALLOWED_FROM_TYPE = {
     "list_type": "allowed: a list in [brackets]",
     "dict_type": "allowed: a table of keys",
     "model_type": "allowed: a table of keys",
-    "model_attributes_type": "allowed: a table of keys",
+    "model_attributes_type": 'allowed: a name in "quotes", or a table with a name',
     "finite_number": "allowed: a finite number",
     "missing": "is missing; add it",
     "union_tag_not_found": 'allowed: a name in "quotes", or a table with a name',
@@ -86,6 +86,8 @@ class Place:
             message = describe(first)
             if origin is None:
                 raise self.error(path, message) from None
+            if isinstance(first["input"], list) and first["type"].endswith("_type"):  # levels, where one value is due
+                message += "; what is compared stands under [factors] in a study file"
             raise self.error_in_recipe(origin, path, message) from None
 
     def error_in_part(self, origin: Origin, path: Path, message: str) -> StudyError:
@@ -133,6 +135,8 @@ def describe(error: Mapping[str, Any]) -> str:
     if kind in ("literal_error", "union_tag_invalid"):
         names = re.findall(r"'([^']*)'", context.get("expected", "") or context.get("expected_tags", ""))
         return f"{context.get('tag', error['input'])!r} is unknown; {did_you_mean(context.get('tag', error['input']), names)}"
+    if kind == "model_attributes_type" and error["loc"][0] == "claims":  # whose kind is no name of a part
+        kind = "model_type"
     if kind == "missing":
         return ALLOWED_FROM_TYPE[kind]
     if isinstance(error["input"], Mapping) and error["loc"] in [(table,) for table in TABLES]:

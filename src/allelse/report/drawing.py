@@ -18,6 +18,8 @@ from allelse.report.shapes import Chart, Figure, Line, Mark, Rows
 from allelse.report.style import COLOURS, DASHES, INK, MARKERS, WIDTH, drawable
 
 PANEL_HEIGHT, ROW_HEIGHT, LETTERS_A_LINE = 2.35, 0.46, 76
+LETTERS_IN_A_ROW = 38
+"""of three legend entries that fit beside one another"""
 MANY = 2_000
 """single-seed marks beyond which they are stored as pixels: an SVG of each would take megabytes"""
 
@@ -31,7 +33,8 @@ def draw(figure: Figure, *, captioned: bool = False) -> Canvas:
     """
     head, foot = _around(figure) if captioned else ("", "")
     legend = _legend(figure)
-    above = (0.26 if head else 0.0) + 0.235 * -(-len(legend) // 2)
+    columns = 3 if len(legend) == 3 and sum(len(str(entry.get_label())) for entry in legend) <= LETTERS_IN_A_ROW else 2
+    above = (0.26 if head else 0.0) + 0.235 * -(-len(legend) // columns)
     below = 0.16 * (foot.count("\n") + 1) + 0.08 if foot else 0.0
     inner = PANEL_HEIGHT * len(figure.panels) if isinstance(figure, Chart) else _rows_height(figure) + 0.62
     height = inner + above + below
@@ -48,7 +51,7 @@ def draw(figure: Figure, *, captioned: bool = False) -> Canvas:
     if legend:
         top = 1 - (0.26 if head else 0.0) / height
         canvas.legend(
-            handles=legend, loc="upper left", bbox_to_anchor=(0.0, top), ncols=2, borderaxespad=0.1, columnspacing=1.2
+            handles=legend, loc="upper left", bbox_to_anchor=(0.0, top), ncols=columns, borderaxespad=0.1, columnspacing=1.2
         )
     layout.execute(canvas)
     canvas.set_layout_engine("none")  # each file would lay it out anew, after a drawing of its own

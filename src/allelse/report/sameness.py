@@ -26,12 +26,31 @@ def shared_keys(findings: Findings) -> dict[str, str]:
 
 
 def _flat_recipes(findings: Findings) -> list[dict[str, Any]]:
-    """What each arm's recipe says by dotted key, with the number that was tuned for it."""
-    tuning = findings.tuning
-    return [
+    """What each arm's recipe says by dotted key, with the number that was tuned for it, and levels that are the default."""
+    tuning, arms = findings.tuning, findings.definition.get("arms", [])
+    flat = [
         dict(_flatten(arm.get("recipe", {}))) | ({tuning.key: tuning.choice_for(arm["levels"]).value} if tuning else {})
-        for arm in findings.definition.get("arms", [])
+        for arm in arms
     ]
+    named = [dict(_of_levels(arm.get("levels", {}))) for arm in arms]
+    both = [
+        (key, level == values[key])
+        for levels, values in zip(named, flat, strict=True)
+        for key, level in levels.items()
+        if key in values
+    ]
+    literal = {key for key, _ in both} - {key for key, equal in both if not equal}  # else the level's name is one of its own
+    return [
+        {key: level for key, level in levels.items() if key in literal} | values
+        for levels, values in zip(named, flat, strict=True)
+    ]
+
+
+def _of_levels(levels: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What the levels of an arm say of keys of its recipe: a stored recipe leaves out what is at the default."""
+    for factor, level in levels.items():
+        for key, inner in _flatten(level, factor):
+            yield from ((key, inner), (f"{key}.name", inner))
 
 
 def equal_arms(findings: Findings) -> list[list[str]]:

@@ -148,8 +148,10 @@ def probe_legend(findings: Findings) -> list[tuple[str, str]]:
 
 def difference_table(findings: Findings) -> Table | None:
     """The recipe keys in which arms differ."""
-    rows = tuple((key, ", ".join(values)) for key, values in differing_keys(findings).items())
-    caption = f"Recipe keys that differ between arms ({NONE}: at the default, or there is no such key)"
+    keys = differing_keys(findings)
+    rows = tuple((key, ", ".join(values)) for key, values in keys.items())
+    meaning = f" ({NONE}: at the default, or there is no such key)" if any(NONE in values for values in keys.values()) else ""
+    caption = f"Recipe keys that differ between arms{meaning}"
     return Table("differed", caption, ("key", "values"), rows) if rows else None
 
 
