@@ -123,7 +123,9 @@ def sound(tmp_path_factory) -> Path:
                 for number, arm in enumerate(described["arms"])
             ],
         )
-    for command in COMMANDS:
+    united = [{"seeds": [0, 1], "command": "allelse run STUDY"}, {"seeds": [2], "command": None, "runs": 4}]
+    sealed_at(folder, "INSERT INTO meta VALUES ('parts', ?1, seal('parts', ?1))", json.dumps(united))
+    for command in [*COMMANDS, ["report"]]:
         assert allelse(command[0], folder, *command[1:]).code == 0
     return folder
 
@@ -144,6 +146,7 @@ def forge(folder: Path, choose: random.Random) -> str:
     for table in tables:
         for run, stored in connection.execute(f"SELECT id, result FROM {table} ORDER BY place").fetchall():
             texts += [(table, column, "id", run) for column in ("arm", *(["result"] if stored else []))]
+    texts += [("details", "value", "run", run) for (run,) in connection.execute("SELECT run FROM details ORDER BY run")]
     table, column, key, name = choose.choice(texts)
     (text,) = connection.execute(f"SELECT {column} FROM {table} WHERE {key} = ?", (name,)).fetchone()
     how = choose.choice(["value", "value", "value", "key", "raw", "column"])
@@ -167,7 +170,7 @@ def forge(folder: Path, choose: random.Random) -> str:
         column_and_path = f"{column} {path}: {str(junk)[:60]!r}" if how == "value" else f"{column} {path} deleted"
     try:
         connection.execute(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", (new, name))
-        seal = schema.META_SEAL if table == "meta" else schema.RUN_SEAL
+        seal = {"meta": schema.META_SEAL, "details": "seal(run, value)"}.get(table, schema.RUN_SEAL)
         connection.execute(f"UPDATE {table} SET seal = {seal}")
         connection.commit()
     except sqlite3.Error:
@@ -229,6 +232,44 @@ def forged_at(folder, statement, *values):
     connection.execute(statement, values)
     connection.commit()
     connection.close()
+
+
+def sealed_at(folder, statement, *values):
+    """As ``forged_at``, by someone who knows how a store is sealed."""
+    connection = sqlite3.connect(folder / store.FILE)
+    connection.create_function("seal", -1, schema.seal, deterministic=True)
+    connection.execute(statement, values)
+    connection.commit()
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("table", "where", "column", "path", "value"),
+    [
+        ("meta", "key = 'parts'", "value", "$[0].seeds", "[]"),
+        ("meta", "key = 'parts'", "value", "$[0]", '{"runs": 4}'),
+        ("meta", "key = 'parts'", "value", "$[0].seeds", "3"),
+        ("meta", "key = 'tuning'", "value", "$.choices[0].value", "0.2"),
+        ("meta", "key = 'definition'", "value", "$.arms[0].recipe.model", '"convnet"'),
+        ("meta", "key = 'definition'", "value", "$.arms[0].recipe.augment", '["flip"]'),
+        ("details", "true", "value", "$.probes[0].step", '"x"'),
+        ("details", "true", "value", "$.probes[0].layer", "null"),
+    ],
+)
+def test_what_reports_are_made_of_is_refused_in_one_line_where_it_cannot_be(sound, tmp_path, table, where, column, path, value):
+    shutil.copytree(sound, tmp_path / "out")
+    key = "run" if table == "details" else "key"
+    changed = f"json_set({column}, '{path}', json('{value}'))"
+    sealed_at(tmp_path / "out", f"UPDATE {table} SET {column} = {changed}, seal = seal({key}, {changed}) WHERE {where}")
+    assert " is damaged: " in mistake("report", tmp_path / "out")
+
+
+def test_a_time_that_was_no_number_takes_no_report_away(sound, tmp_path):
+    shutil.copytree(sound, tmp_path / "out")
+    nothing = "json_set(result, '$.timing', json('{\"train\": null}'))"
+    seal = schema.RUN_SEAL.replace("result", nothing)
+    sealed_at(tmp_path / "out", f"UPDATE runs SET result = {nothing}, seal = {seal} WHERE result IS NOT NULL")
+    assert allelse("report", tmp_path / "out").code == 0
 
 
 @pytest.fixture

@@ -99,6 +99,16 @@ def test_more_runs_than_can_be_planned_are_refused(here):
     assert len(study.load("study.toml", seeds=5).arms) == 200
     with pytest.raises(StudyError, match="200 arms × 10000 seeds; allowed: 1000000 runs; ask for fewer with --seeds"):
         study.load("study.toml", seeds=10_000)
+    write_study(here, changed('["sigmoid", "relu"]', f"{sizes}\n[[adjust]]\nseeds = 10_000", PLAIN))
+    with pytest.raises(StudyError, match=r"2000000 runs; allowed: 1000000 runs; ask for fewer seeds in \[\[adjust\]\]"):
+        study.load("study.toml", seeds=None)
+    tuned = f'{sizes}\n[tune]\nkey = "optimizer.lr"\nvalues = {[n / 1000 for n in range(1, 11)]}\nseeds = 1000'
+    text = changed('["sigmoid", "relu"]', tuned, PLAIN).replace("epochs ", "validation_per_class = 2\nepochs ")
+    write_study(here, text)
+    with pytest.raises(
+        StudyError, match=r"2000000 tuning runs; allowed: 1000000 runs; ask for fewer values or seeds in \[tune"
+    ):
+        study.load("study.toml")
 
 
 def test_claims_take_no_longer_for_being_many(here):

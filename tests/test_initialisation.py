@@ -97,7 +97,7 @@ def test_the_table_of_layers_tells_rules_apart():
     base, other = (set(layer_table(model_of(init=init, **MODEL), (6, 6, 2), 3)) for init in ("default", "orthogonal"))
     apart = {layer.name for layer in base ^ other}
     assert apart == {f"{layer}.weight" for layer in OF_STEM_AND_BLOCKS}
-    assert {layer.rule for layer in other} == {"", "orthogonal 1.0"}
+    assert {layer.way for layer in other if not layer.name.endswith("bias")} == {"", "by orthogonal 1.0"}
 
 
 ARMS = {

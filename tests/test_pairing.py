@@ -119,9 +119,16 @@ def test_seeds_and_epochs_draw_differently():
     assert set(draws[0].order) != set(draws[2].order)
 
 
-def fingerprints(dataset, **changes) -> list[dict[str, str]]:
+def fingerprints(dataset, /, **changes) -> list[dict[str, str]]:
     values = tiny_recipe(**{"augment": ALL, "train_per_class": 6, "batch_size": 6, "model": BASE, **changes})
     return [dict(result.fingerprints) for result in train_pack(pack_of(values, (4, 9)), dataset, CPU)]
+
+
+def test_partners_of_mixup_are_of_one_name_only_within_one_subset():
+    two = fingerprints(toy_dataset(train=48, classes=2), augment=["mixup"], dataset="two")[0]
+    four = fingerprints(toy_dataset(train=48, classes=4), augment=["mixup"], dataset="four", train_per_class=3)[0]
+    augmented = [{name for name in each if name.startswith("augmentation")} for each in (two, four)]  # 12 of 48 images in both
+    assert augmented[0].isdisjoint(augmented[1])
 
 
 @pytest.mark.parametrize("arm", ARMS)

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from study_support import Quiet, allelse, changed, run, statuses, write_study
 
 from allelse import engine, launch, progress, store, study
-from allelse.cli.status import look
+from allelse.cli.status import command, look
 from allelse.launch import journal as launch_journal
 from allelse.launch import log as launch_log
 from allelse.plan import Plan
@@ -186,6 +187,13 @@ def test_a_stopped_study_says_how_far_it_is_and_what_goes_on(stopped):
     assert "about 2 min left on the device that it was planned on; the same command goes on" in status(stopped)
     assert f"go on with: allelse run {stopped.parent}/study.toml --device cpu --out {stopped}" in said
     assert "is at work" not in said
+
+
+def test_the_command_that_goes_on_is_what_was_given_to_the_letter(stopped):
+    words = ["allelse", "run", "my  study.toml", "--set", "model.width=[" + ", ".join(["8"] * 200) + "]"]
+    told = command({"command": shlex.join(words)}, stopped, None)
+    assert shlex.split(told) == [*words, "--out", str(stopped)]
+    assert "\n" not in command({"command": shlex.join([*words, "a\nrm b"])}, stopped, None)
 
 
 def test_what_failed_is_counted_in_the_time_left_as_it_is_tried_again(stopped):

@@ -281,3 +281,13 @@ def test_the_fingerprints_of_a_seed_prove_the_pairing_or_disprove_it():
     assert pairing_of(same, {**same, "order": "p"}) == ["NOT paired: within a seed, arms differ in order"]
     assert pairing_of(same, {**same, "init a 1": "k"}) == ["NOT paired: within a seed, arms differ in init a 1"]
     assert pairing_of() == []
+
+
+def test_only_what_two_runs_of_a_seed_have_is_counted_as_compared():
+    arms = [{"init a 1": "i", "init b 2": str(n), "init c.bias 4 of 3": "k"} for n in range(2)]
+    arms[1]["init b 2 by own"] = arms[1].pop("init b 2")
+    arms[1]["init c.bias 4 of 5"] = arms[1].pop("init c.bias 4 of 3")
+    compared, unlike = pairing_of(*arms)
+    assert compared.endswith("(1 compared)")
+    assert unlike.startswith("not shared: ")
+    assert unlike.endswith(": b, c.bias")

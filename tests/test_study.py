@@ -233,6 +233,13 @@ def test_a_claim_on_a_metric_that_no_arm_will_have_is_refused(load, metric, key,
     assert load(text, changes=["epochs=1"]).claims[0].metric == metric  # there it is one that is not asked in this run
 
 
+def test_a_claim_on_batch_norm_where_no_arm_has_one_is_refused(load):
+    text = changed('kind = "higher"', 'kind = "higher"\nmetric = "mean_distance"')
+    assert load(text).claims[0].metric == "mean_distance"
+    with pytest.raises(StudyError, match="'mean_distance', which no arm will have; it is measured of BatchNorm"):
+        load(changed('"batch"', '"layer"', text))
+
+
 # ── a study that is not there ───────────────────────────────────────────────────────────────────────────────────────
 
 

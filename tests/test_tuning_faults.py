@@ -241,6 +241,13 @@ def test_a_mistake_is_one_line_with_place_value_and_remedy(tmp_path, monkeypatch
             "leave it out, or add tune = false",
         ),
         (
+            "epochs = 2",
+            'epochs = 2\nschedule = { name = "step", milestones = [1], factor = 0.5 }',
+            ("--set", "tune.epochs=1"),
+            "study.toml, line 11: recipe.schedule.milestones: 1 comes when a training of 1 epoch is over; allowed: less than 1 "
+            "(arm activation sigmoid, lr 0.003), in tuning runs, which [tune] epochs makes shorter",
+        ),
+        (
             "[[claims]]",
             "[[claims]]",
             ("--set", "batch_size=300"),

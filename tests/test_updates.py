@@ -145,10 +145,22 @@ def test_a_length_is_given_in_one_way(load, tmp_path):
         f"{tmp_path}/study.toml, line 10: recipe.updates: updates = 12 and epochs = 2 both say how long to train; "
         "allowed: one of the two"
     )
-    with pytest.raises(StudyError, match=r"--set updates=7: updates: updates = 7 and epochs = 2 both"):
-        load(PLAIN, changes=["updates=7"])
+    with pytest.raises(StudyError, match=r"--set updates=7: would undo --set epochs=3; leave one of them out"):
+        load(PLAIN, changes=["epochs=3", "updates=7"])
     with pytest.raises(StudyError, match=r"updates: 0; allowed: at least 1"):
         load(changes=["updates=0"])
+
+
+def test_a_length_that_is_set_later_takes_the_place_of_the_other(load):
+    by_set = load(PLAIN, changes=["updates=7"]).arms[0].recipe
+    assert (by_set.updates, "epochs" in by_set.plain()) == (7, False)
+    assert load(UPDATES, changes=["epochs=3"]).arms[0].recipe.updates is None
+    quick = load(UPDATES + "[quick]\nepochs = 1\n", quick=True).arms[0].recipe
+    assert (quick.updates, quick.epochs) == (None, 1)
+    longer = '[[adjust]]\nwhere = { "model.activation" = "relu" }\nset = { updates = 9 }\n'
+    assert [arm.recipe.updates for arm in load(PLAIN + longer).arms] == [None, 9]
+    with pytest.raises(StudyError, match=r"sets updates and so undoes what factors\.epochs sets"):
+        load(PLAIN + "epochs = [1, 2]\n" + longer)
 
 
 def test_updates_stand_in_for_epochs_wherever_a_recipe_is_written():

@@ -28,6 +28,7 @@ from verdict_support import (
     values,
 )
 
+from allelse.records import METRICS
 from allelse.stats import holm, verdicts
 
 # ── against others ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -218,9 +219,10 @@ def test_under_no_difference_a_study_rarely_has_any_directional_verdict():
     assert wrong / studies <= 0.05 + 4 * (0.05 * 0.95 / studies) ** 0.5
 
 
-def test_the_best_of_losses_is_the_lowest():
-    table = study(5, batch=75).rename(columns={"accuracy": "test_loss"})
-    best = {**BEST, "metric": "test_loss"}
+@pytest.mark.parametrize("metric", sorted(name for name in METRICS if name.startswith("loss_") or name.endswith("_loss")))
+def test_the_best_of_losses_is_the_lowest(metric):
+    table = study(5, batch=75).rename(columns={"accuracy": metric})
+    best = {**BEST, "metric": metric}
     found = judge(best, table)
     assert found.verdict == "supported"
     assert "batch is" in found.sentence

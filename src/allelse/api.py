@@ -18,7 +18,7 @@ from typing import Literal
 import pandas as pd
 
 from allelse import stats, store
-from allelse.errors import AllelseError
+from allelse.errors import AllelseError, counted
 from allelse.report import compare, compute_figures, gather, judge, write_figures, write_report
 from allelse.study import Study
 from allelse.study import load as _load_study
@@ -123,7 +123,7 @@ def run(
     if failed := outcome.runs_by_status.get("failed", 0):
         pending = f" and {outcome.runs_by_status['pending']} are pending, as it was to stop there" if outcome.stopped else ""
         raise AllelseError(
-            f"{folder}: {failed} runs failed{pending}, see {folder / 'allelse.log'}; running again tries them again"
+            f"{folder}: {counted(failed, 'run')} failed{pending}, see {folder / 'allelse.log'}; running again tries them again"
         )
     return Results(folder)
 

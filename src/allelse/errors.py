@@ -13,6 +13,7 @@ A failure *inside* a run (it diverged, a worker died) is no exception of these: 
 """
 
 import re
+from collections.abc import Sequence
 
 MOST_LETTERS = 2_000
 """of a message; what is longer carries a user's whole value along, and loses its middle"""
@@ -37,6 +38,12 @@ def one_line(error: object) -> str:
 def counted(number: int, one: str, several: str = "") -> str:
     """``1 run``, ``2 runs``; ``several`` where that is not ``one`` with an s."""
     return f"{number} {one if number == 1 else several or one + 's'}"
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """``a, b and 2 more``."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 class AllelseError(Exception):

@@ -13,7 +13,7 @@ from typing import Any
 from allelse import data
 from allelse.errors import StoreError
 from allelse.fit import check_arm, layers
-from allelse.recipe import OwnModel, OwnPart, Work
+from allelse.recipe import OwnModel, OwnPart, Recipe, Work
 from allelse.records import Pack, RunSpec, Way, canonical_json
 from allelse.study import Arm, Study
 
@@ -125,7 +125,8 @@ def make_plan(
             dataset = dataset_from_arm(arm)
             check_arm(arm, dataset)
         # Arms that do the same work share one choice, so that pairs are packed alike and equal networks are equal to the bit.
-        work = canonical_json([_work(arm, dataset), len(runs)])
+        differ = len({canonical_json(run.recipe.get("optimizer")) for run in runs}) > 1  # then each replica has its own
+        work = canonical_json([_work(arm, dataset), len(runs), differ])
         if work not in choice_from_work:
             choice_from_work[work] = choose(
                 min(len(runs), most or len(runs)),
@@ -156,7 +157,8 @@ def halve(planned: PlannedPack) -> tuple[PlannedPack, PlannedPack]:
 
 
 def _work(arm: Arm, dataset: data.Dataset) -> Any:
-    """What an arm computes in a step, but for the order, the activation and the loss, where those are of the catalogue."""
+    """What an arm computes in a step, but for what hardly changes which pack is fastest: the order, the activation, the
+    optimiser's numbers and the loss, where those are of the catalogue, and whether gradients are clipped."""
     recipe = arm.recipe.model_dump(mode="json")
     keys = ("dataset", "image_size", "train_per_class", "batch_size", "augment", "precision", "epochs", "updates", "averaging")
     model = dict(recipe["model"])
@@ -168,7 +170,8 @@ def _work(arm: Arm, dataset: data.Dataset) -> Any:
             model["block"] = sorted(model["block"].split("-"))
         model["norm"] = {key: value for key, value in model["norm"].items() if key != "evaluate"}
     loss = recipe["loss"] if isinstance(arm.recipe.loss, OwnPart) else None
-    return [[recipe.get(key) for key in keys], model, recipe["optimizer"]["name"], loss, shapes]
+    optimizer = recipe["optimizer"] if isinstance(arm.recipe.optimizer, OwnPart) else recipe["optimizer"]["name"]
+    return [[recipe.get(key) for key in keys], model, optimizer, loss, shapes]
 
 
 def _runs_of_alike_arms(study: Study) -> list[tuple[Arm, tuple[RunSpec, ...]]]:
@@ -291,6 +294,15 @@ def differing_keys(arms: Sequence[Arm]) -> dict[str, list[Any]]:
         for key, column in columns.items()
         if any(value is missing or value != column[0] for value in column)
     }
+
+
+def shared_weights(arms: Sequence[Arm], dataset_of: Callable[[Recipe], data.Dataset]) -> tuple[int, list[str]]:
+    """How many parameters start from the same values in all arms, and which arms have in one shape and fill otherwise."""
+    named = [set(layers(arm, dataset_of(arm.recipe))) for arm in arms]
+    ways: dict[tuple[str, tuple[int, ...]], set[str]] = {}
+    for layer in set.union(*named):
+        ways.setdefault((layer.name, layer.shape), set()).add(layer.way)
+    return len(set.intersection(*named)), sorted({name for (name, _), found in ways.items() if len(found) > 1})
 
 
 def equal_networks(arms: Sequence[Arm]) -> list[list[Arm]]:

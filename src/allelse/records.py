@@ -47,6 +47,10 @@ THREE_WAYS = ("statistics_gap", *(name for name in METRICS if name.endswith(("_r
 """The metrics of networks that are evaluated three ways."""
 ACCURACIES = tuple(name for name, unit in METRICS.items() if unit.startswith(("percent ", "percent,")))
 """The metrics that a published accuracy can be of."""
+LOSSES = frozenset(name for name in METRICS if "loss" in name)
+"""The metrics of which less is better."""
+OF_BATCH_NORM = frozenset({"mean_distance", "variance_distance", "batch_noise"})
+"""The metrics that only networks with BatchNorm have."""
 CHOSEN_ON_TEST = frozenset({"accuracy_best_epoch"})
 """Metrics that look at the test split to choose what they report; wherever one is shown, that is said."""
 

@@ -84,9 +84,9 @@ class Tuning:
         is_equal = self.metric == "validation_accuracy" and any(map(_is_tied, self.choices))
         equal = ", and the loss where that was equal" * is_equal
         return (
-            f"{self.key} was tuned before the comparison, {each}, from {values}: {self.runs} tuning runs ({seeds} own, up to "
-            f"{counted(self.epochs, 'epoch')}{lost}), {self.images:,} images trained; {self.metric} of the last epoch "
-            f"chose{equal}, and the test split was not looked at"
+            f"{self.key} was tuned before the comparison, {each}, from {values}: {counted(self.runs, 'tuning run')} "
+            f"({seeds} own, up to {counted(self.epochs, 'epoch')}{lost}), {self.images:,} images trained; {self.metric} of the "
+            f"last epoch chose{equal}, and the test split was not looked at"
         )
 
     def warnings(self) -> list[str]:

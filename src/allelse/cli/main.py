@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from allelse.cli.streams import discard
-from allelse.errors import AllelseError, StoreError, Terminated, did_you_mean
+from allelse.errors import AllelseError, StoreError, Terminated, counted, did_you_mean
 
 app = typer.Typer(
     help="Does swapping this part of a neural network matter, all else equal?",
@@ -175,7 +175,7 @@ def plan(
         machine, who = hired.machine()["device"], hired.in_words() if hired.is_elsewhere else ""
     tables.show_plan(loaded, planned, tuning_plan, dataset_of, machine)
     if who:
-        print(f"\n{who}; they share the time")
+        print(f"\n{who}{'; they share the time' * (workers != 1)}")
     tables.show_own_parts(check_parts(loaded, dataset_of))
 
 
@@ -254,7 +254,7 @@ def run(
         pending = outcome.runs_by_status.get("pending", 0)
         stopped, goes_on = f", stopped there with {pending} pending", " and goes on"
         print(
-            f"allelse: {failed} runs failed{stopped * outcome.stopped}, see {folder / 'allelse.log'}; "
+            f"allelse: {counted(failed, 'run')} failed{stopped * outcome.stopped}, see {folder / 'allelse.log'}; "
             f"the same command tries them again{goes_on * outcome.stopped}",
             file=sys.stderr,
         )

@@ -20,7 +20,7 @@ from rich.text import Text
 from allelse import progress, store
 from allelse.cli.console import make_console
 from allelse.cli.progress import duration
-from allelse.errors import StoreError, StudyError
+from allelse.errors import StoreError, StudyError, counted, inert
 from allelse.progress import Journal
 from allelse.store import Store
 from allelse.tuning import choose
@@ -96,7 +96,8 @@ def command(definition: Mapping[str, object], folder: Path, journal: Journal | N
     words = store.words_of(str(definition.get("command", "")))
     if words[:2] != ["allelse", "run"]:
         words = ["allelse", "run", "STUDY"]
-    return shlex.join(map(progress.shown, [*words, *(journal.options if journal else ()), "--out", str(folder)]))
+    whole = [*words, *(journal.options if journal else ()), "--out", str(folder)]
+    return shlex.join(inert(word).replace("\n", "\\n") for word in whole)
 
 
 def last_warnings(folder: Path) -> tuple[str, ...]:
@@ -141,7 +142,7 @@ def _dead_end(definition: Mapping[str, Any], part: Store) -> str:
 
 def runs_text(counts: Mapping[str, int]) -> str:
     """'80 runs: 20 done, 60 pending'."""
-    return f"{sum(counts.values())} runs: " + ", ".join(f"{count} {status}" for status, count in counts.items())
+    return f"{counted(sum(counts.values()), 'run')}: " + ", ".join(f"{count} {status}" for status, count in counts.items())
 
 
 def state(seen: Look) -> list[str]:

@@ -22,7 +22,7 @@ from allelse.cli.console import make_console
 from allelse.cli.progress import duration, time_of
 from allelse.data import Dataset, Entry
 from allelse.design import Level, arm_key, arm_text, is_absent, level_text, matches, short_names
-from allelse.errors import StoreError, counted, inert
+from allelse.errors import StoreError, counted, inert, listed
 from allelse.recipe import Recipe
 from allelse.records import METRICS, THREE_WAYS, Pack, canonical_json
 from allelse.report.evidence import why_not_asked
@@ -95,8 +95,8 @@ def _seeds(study: Study) -> str:
 
 
 def show_plan(study: Study, plan: Plan, tuning_plan: Plan | None, dataset_of: Callable[[Recipe], Dataset], device: str) -> None:
-    from allelse.fit import gathers, layers, parameters
-    from allelse.plan import differing_keys, equal_networks
+    from allelse.fit import gathers, parameters
+    from allelse.plan import differing_keys, equal_networks, shared_weights
 
     console = make_console()
     console.print(f"{study.name}: {study.question}", style="bold")
@@ -121,8 +121,7 @@ def show_plan(study: Study, plan: Plan, tuning_plan: Plan | None, dataset_of: Ca
             *([f"{rate:,.0f}", duration(seconds)] if (rate := packs[0].images_per_second) else ["–", "–"]),
         )
     show_table(console, table)
-    runs = sum(len(arm.seeds) for arm in study.arms)
-    in_packs = f"{counted(runs, 'run')} in {counted(len(plan.packs), 'pack')}"
+    in_packs = f"{counted(sum(len(arm.seeds) for arm in study.arms), 'run')} in {counted(len(plan.packs), 'pack')}"
     console.print(f"\n{in_packs} on {device}: {time_of(plan, 'about')} (packs: replicas × packs)")
     if not how:
         console.print(f"packs are computed in one way: {ways.pop().in_words(2)}")
@@ -146,10 +145,11 @@ def show_plan(study: Study, plan: Plan, tuning_plan: Plan | None, dataset_of: Ca
         _show_decidability(console, study, [arm.levels for arm in study.arms if gathers(arm, dataset_of(arm.recipe))])
     console.print("\nThe same in all arms of a seed, by construction")
     show_item(console, "the training images, their order and their augmentation in each epoch, but for what differs above")
-    named = [set(layers(arm, dataset_of(arm.recipe))) for arm in study.arms]
-    shared = set.intersection(*named)
-    alike = "two arms have with one name, shape and init"
-    show_item(console, f"the initial weights of every layer that {alike} ({len(shared)} in all arms)")
+    in_all, unlike = shared_weights(study.arms, dataset_of)
+    alike = f"two arms have with one name, shape, init and number of inputs ({in_all} in all arms)"
+    show_item(console, f"the initial weights of every layer that {alike}")
+    if unlike:
+        show_item(console, f"but not those of {listed(unlike, 6)}: of one name and shape, and filled otherwise")
 
 
 WORDS_FROM_PACKING = {
@@ -234,7 +234,7 @@ def show_results(store: Store, metric: str = "accuracy") -> None:
     console.print(f"{definition['name']}: {definition['question']}", style="bold")
     if summary is None:
         tuning.show(console, store)
-        console.print(f"nothing is finished yet ({sum(counts.values())} runs planned)")
+        console.print(f"nothing is finished yet ({counted(sum(counts.values()), 'run')} planned)")
         return
     declared = [] if definition["quick"] else definition["references"]
     references = [reference for reference in declared if reference.get("metric", "accuracy") == metric]

@@ -40,7 +40,7 @@ def show(console: Console, store: Store) -> None:
     if store.tuning is None:
         statuses = list(part.status_from_run().values())
         shown = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
-        console.print(f"{len(statuses)} tuning runs before the comparison" + (f": {shown}" if shown else ""))
+        console.print(f"{counted(len(statuses), 'tuning run')} before the comparison" + (f": {shown}" if shown else ""))
         return
     tuning = Tuning.from_json(store.tuning)
     console.print(f"\n{tuning.budget()}")

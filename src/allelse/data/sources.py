@@ -29,7 +29,8 @@ def converted_path(cifar: Cifar) -> Path:
 
 def find(cifar: Cifar) -> Path | None:
     """The first place of this module's order that holds the data set, short of downloading; None where there is none."""
-    roots = [Path("data"), Path.home() / "data", Path.home() / ".torch" / "datasets", cache.root()]
+    home = cache.path_of("~")
+    roots = [Path("data"), home / "data", home / ".torch" / "datasets", cache.root()]
     places = [converted_path(cifar), cache.root() / cifar.archive, cache.root() / cifar.python_archive]
     places += [folder / name for folder in roots for name in (cifar.python_folder, cifar.binary_folder)]
     return next((place for place in places if cache.exists(place)), None)

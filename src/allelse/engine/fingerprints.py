@@ -8,10 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from allelse import recipe
-from allelse.blocks import Conv2d, Linear
 from allelse.data import Dataset
 from allelse.engine.draws import Draws
-from allelse.models import Network, stacked_parameters
+from allelse.models import Network, stacked_parameters, way_of_filling
 
 
 class Fingerprints:
@@ -33,13 +32,11 @@ class Fingerprints:
         """name to digest of each replica, for checkpoints; those of order and augmentation go on with every epoch"""
         for full_name, module, name, parameter in stacked_parameters(network):
             shape = "x".join(map(str, parameter.shape[1:]))
-            if name == "bias" and isinstance(module, (Conv2d, Linear)):  # its range follows from its layer's inputs
-                shape += " of " + "x".join(map(str, module.weight.shape[1:]))
-            if rule := module.rule(name):
-                shape += f" by {rule}"
+            way = way_of_filling(module, name)
+            named = f"init {full_name} {shape} {way}".rstrip()
             drawn = parameter.detach().float().cpu().numpy()  # what is drawn is the same in every precision
             for plain, weights in zip(self.plain, drawn, strict=True):
-                plain[f"init {full_name} {shape}"] = _digest(weights.tobytes())
+                plain[named] = _digest(weights.tobytes())
 
     def add_epoch(self, draws: Sequence[Draws]) -> None:
         """Take in what each replica draws for one epoch more."""
@@ -53,7 +50,7 @@ class Fingerprints:
         subset = f"{source}: {self._subset} images"
         parts = "+".join("".join(map(str, part.model_dump().values())) for part in self._recipe.augment) or "none"
         if self._recipe.augmentation(recipe.Mixup) or self._recipe.augmentation(recipe.CutMix):
-            parts += f" within {self._subset}"  # where partners are drawn from
+            parts += f" within {subset}"  # where partners are drawn from
         detail_from_name = {
             "data": source,
             "subset": subset,

@@ -14,7 +14,7 @@ from allelse.recipe import Recipe
 from allelse.records import Pack, Way
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=8)  # arms of several data sets take turns
 def _dataset(name: str, image_size: int | None) -> data.Dataset:
     return data.load(name, image_size)
 

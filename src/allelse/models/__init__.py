@@ -1,7 +1,16 @@
 """Networks for R replicas at once: a recipe's model, an image shape and a number of classes in, a ``Network`` out."""
 
 from allelse.models.anatomy import LayerRow, layer_rows
-from allelse.models.network import Layer, Network, build_network, initialise, layer_table, own_parts, stacked_parameters
+from allelse.models.network import (
+    Layer,
+    Network,
+    build_network,
+    initialise,
+    layer_table,
+    own_parts,
+    stacked_parameters,
+    way_of_filling,
+)
 
 __all__ = [
     "Layer",
@@ -13,4 +22,5 @@ __all__ = [
     "layer_table",
     "own_parts",
     "stacked_parameters",
+    "way_of_filling",
 ]

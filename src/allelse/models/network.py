@@ -276,14 +276,24 @@ def own_parts(model: recipe.Model, image_shape: tuple[int, int, int], classes: i
     return [module for module in network.modules() if isinstance(module, Own)]
 
 
+def way_of_filling(module: Stacked, name: str) -> str:
+    """What a parameter's initial values follow from besides seed, name and shape: ``of 8x3x3 by kaiming``, or nothing more."""
+    ways = []
+    if name == "bias" and isinstance(module, (Conv2d, Linear)):  # its range follows from its layer's inputs
+        ways.append("of " + "x".join(map(str, module.weight.shape[1:])))
+    if rule := module.rule(name):
+        ways.append(f"by {rule}")
+    return " ".join(ways)
+
+
 @dataclass(frozen=True)
 class Layer:
     """One parameter of a lone network."""
 
     name: str
     shape: tuple[int, ...]
-    rule: str
-    """by what it is filled, where that is not torch's default"""
+    way: str
+    """``way_of_filling``"""
 
 
 def layer_table(model: recipe.Model, image_shape: tuple[int, int, int], classes: int) -> tuple[Layer, ...]:
@@ -291,6 +301,6 @@ def layer_table(model: recipe.Model, image_shape: tuple[int, int, int], classes:
     with torch.device("meta"):
         network = build_network(model, image_shape, classes, replicas=1)
     return tuple(
-        Layer(full_name, tuple(parameter.shape[1:]), module.rule(name))
+        Layer(full_name, tuple(parameter.shape[1:]), way_of_filling(module, name))
         for full_name, module, name, parameter in stacked_parameters(network)
     )

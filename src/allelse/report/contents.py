@@ -24,6 +24,7 @@ from allelse.report.tables import (
     evaluation_table,
     interval,
     machine_table,
+    p_cell,
     parts_table,
     probe_legend,
     probe_table,
@@ -32,7 +33,7 @@ from allelse.report.tables import (
     value,
 )
 from allelse.stats.contrasts import scale_of
-from allelse.stats.sentences import PER_FROM_SCALE, is_accuracy, p_text
+from allelse.stats.sentences import PER_FROM_SCALE, is_accuracy
 from allelse.store import pairing
 
 CAVEATS = {
@@ -180,9 +181,9 @@ def _card(findings: Findings, verdict: stats.Verdict) -> Card:
         facts.append(("Estimate", value(verdict.estimate, verdict.metric, signed=True) + unit))
         facts.append((f"{100 * verdict.level:g} % t interval", interval(verdict.low, verdict.high, verdict.metric)))
     if verdict.p is not None and verdict.p_adjusted is not None:
-        facts.append(("p", f"{_p(verdict.p)}; after Holm {_p(verdict.p_adjusted)}"))
+        facts.append(("p", f"{p_cell(verdict.p)}; after Holm {p_cell(verdict.p_adjusted)}"))
     if verdict.p_sign_flip is not None:
-        facts.append(("Sign-flip check", _p(verdict.p_sign_flip)))
+        facts.append(("Sign-flip check", p_cell(verdict.p_sign_flip)))
     if verdict.n:
         correlation = NONE if verdict.correlation is None else f"{verdict.correlation:.2f}".replace("-", "−")
         facts += [("n", counted(verdict.n, "seed")), ("Pair correlation", correlation)]
@@ -195,10 +196,6 @@ def _card(findings: Findings, verdict: stats.Verdict) -> Card:
         facts=tuple(facts),
         parts=parts_table(verdict),
     )
-
-
-def _p(p: float) -> str:
-    return p_text(p).removeprefix("p = ").removeprefix("p ")
 
 
 def _unit(findings: Findings, verdict: stats.Verdict) -> str:

@@ -181,7 +181,7 @@ class Findings:
     def seconds(self) -> float:
         """Of training and evaluating; the runs of a pack share theirs."""
         packs = {tuple(sorted(run.result.timing.items())) for run in self.runs if run.result}
-        return sum(value for pack in packs for name, value in pack if name != "images_per_second")
+        return sum(value or 0.0 for pack in packs for name, value in pack if name != "images_per_second")
 
     @cached_property
     def made(self) -> list[Provenance]:

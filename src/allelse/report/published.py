@@ -8,9 +8,8 @@ from allelse import stats
 from allelse.design import arm_text
 from allelse.records import METRICS
 from allelse.report.findings import Findings
-from allelse.report.tables import NONE, Table, interval, value
+from allelse.report.tables import NONE, Table, interval, p_cell, value
 from allelse.stats.comparisons import Summary
-from allelse.stats.sentences import p_text
 
 
 def published_table(findings: Findings) -> Table | None:
@@ -34,7 +33,7 @@ def published_table(findings: Findings) -> Table | None:
             summary_text(one.ours, one.metric),
             value(one.difference, one.metric, signed=True),
             interval(one.low, one.high, one.metric),
-            NONE if one.p_adjusted is None else p_text(one.p_adjusted).removeprefix("p = ").removeprefix("p "),
+            p_cell(one.p_adjusted),
             *([_prediction(one)] if aided else []),
             *([one.source] if sources else []),
         )

@@ -34,13 +34,12 @@ PROBES = (
 
 @dataclass(frozen=True)
 class Table:
-    """A table as it is shown; the first ``headings`` columns name the row."""
+    """A table as it is shown; the first column names the row."""
 
     name: str
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    headings: int = 1
 
 
 def arm_table(findings: Findings) -> Table | None:
@@ -74,7 +73,7 @@ def parts_table(verdict: stats.Verdict) -> Table | None:
             part.label,
             value(part.estimate, verdict.metric, signed=True),
             interval(part.low, part.high, verdict.metric),
-            NONE if part.p_support is None else p_text(part.p_support).removeprefix("p = ").removeprefix("p "),
+            p_cell(part.p_support),
             str(part.n),
             NONE if part.correlation is None else f"{part.correlation:.2f}".replace("-", "−"),
         )
@@ -178,6 +177,11 @@ def trouble_table(findings: Findings, most: int = 200) -> tuple[Table | None, in
     columns = ("arm", "seed", "status", "what happened")
     table = Table("trouble", "Runs that diverged, failed or are pending", columns, tuple(rows[:most])) if rows else None
     return table, max(0, len(rows) - most)
+
+
+def p_cell(p: float | None) -> str:
+    """``0.012``, ``< 0.001``, or a dash, under a heading that says that it is a p-value."""
+    return NONE if p is None else p_text(p).removeprefix("p = ").removeprefix("p ")
 
 
 def value(estimate: float | None, metric: str, *, signed: bool = False) -> str:

@@ -14,7 +14,7 @@ from typing import Literal
 
 from allelse.claims import Claim, Setting, Trend, settings
 from allelse.design import Arm, Design, Level, arm_text, is_number, level_text
-from allelse.records import METRICS
+from allelse.records import LOSSES
 
 Levels = Mapping[str, Sequence[Level]]
 """the levels of each factor, or the ``Design`` where not all of their combinations are arms"""
@@ -63,7 +63,7 @@ def contrasts(claim: Claim, levels_from_factor: Levels) -> list[Contrast]:
 
 
 def _contrasts_at(claim: Claim, setting: Setting) -> list[Contrast]:
-    lower_is_better = claim.kind == "best" and METRICS.get(claim.metric, "").startswith("nats")
+    lower_is_better = claim.kind == "best" and claim.metric in LOSSES
     sign = -1 if getattr(claim, "direction", "up") == "down" or lower_is_better else 1
     at = arm_text(setting.at)
 

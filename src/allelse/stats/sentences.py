@@ -52,7 +52,9 @@ def failed_runs(trouble_from_arm: Mapping[str, Mapping[str, int]], seeds_from_ar
 
 def seeds_lost(problems: Mapping[str, int], seeds: int) -> str:
     """What happened to how many seeds of one arm: ``2 of 5 seeds diverged and 1 of 5 seeds is pending``."""
-    return " and ".join(f"{count} of {seeds} seeds {_happened(problem, count)}" for problem, count in problems.items())
+    return " and ".join(
+        f"{count} of {counted(seeds, 'seed')} {_happened(problem, count)}" for problem, count in problems.items()
+    )
 
 
 def _happened(problem: str, count: int) -> str:

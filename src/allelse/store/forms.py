@@ -29,9 +29,20 @@ STATUSES = ("pending", "done", "diverged", "failed")
 
 
 @with_config(AsItIs)
+class NamedForm(TypedDict):
+    name: str
+
+
+@with_config(AsItIs)
+class RecipeForm(TypedDict):
+    model: NotRequired[dict[str, Any]]
+    augment: NotRequired[list[NamedForm]]
+
+
+@with_config(AsItIs)
 class ArmForm(TypedDict):
     levels: dict[str, Level]
-    recipe: dict[str, Any]
+    recipe: RecipeForm
     seeds: NotRequired[Count]
 
 
@@ -164,6 +175,14 @@ class ProvenanceForm(TypedDict):
     commit: NotRequired[str | None]
 
 
+@with_config(AsItIs)
+class PartForm(TypedDict):
+    """One of the folders that a folder was united from; early versions kept no command."""
+
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    command: NotRequired[str | None]
+
+
 @with_config(Finite)
 class DetailsForm(TypedDict):
     """What is long in a result, and stands apart from it."""
@@ -190,7 +209,7 @@ FORM_FROM_KEY: dict[str, Any] = {
     "plan": PlanForm,
     "tuning plan": PlanForm,
     "tuning": TuningForm,
-    "parts": list[dict[str, Any]],
+    "parts": list[PartForm],
     "levels": dict[str, Level],
     "result": ResultForm,
     "details": DetailsForm,
@@ -250,6 +269,9 @@ def plan(text: object, where: str, runs: Mapping[str, object]) -> dict[str, Any]
 def tuning(text: object, where: str, definition: Mapping[str, Any]) -> dict[str, Any]:
     """What tuning chose, with a choice for every arm of the study."""
     value: dict[str, Any] = parsed("tuning", text, where)
+    for choice in value["choices"]:
+        if choice["value"] not in [tried["value"] for tried in choice["tried"]]:
+            raise damaged(where, f"it chose {choice['value']:g}, which was not tried")
     chosen = [choice["levels"] for choice in value["choices"]]
     for arm in definition["arms"]:
         if {factor: arm["levels"][factor] for factor in value["per"] if factor in arm["levels"]} not in chosen:
@@ -276,6 +298,9 @@ def result(text: object, details: object, run: str, status: str, where: str) -> 
             raise damaged(where, f"{name} is {metrics[name]:g} percent")
     if details is not None:
         value |= parsed("details", details, where)
+        for row in value.get("probes", []):
+            if not isinstance(row.get("layer"), str) or not isinstance(row.get("step"), int):
+                raise damaged(where, "a probe names no layer and step")
     if provenance := value.get("provenance"):
         value["provenance"] = Provenance(**provenance)
     return RunResult(**value)

@@ -12,7 +12,7 @@ from allelse.design import Level, level_text, matches, short_names
 from allelse.errors import DataError, PartError, RecipeError, StudyError
 from allelse.messages import Origin, Path, Place
 from allelse.recipe import Recipe
-from allelse.study.changes import covers, dotted, outer_first, put
+from allelse.study.changes import covers, dotted, give_way, outer_first, put
 from allelse.study.factors import Factor
 from allelse.study.file import Adjust
 
@@ -52,7 +52,10 @@ class Arm:
             raise DataError(str(self._mistake(("dataset",), str(error)))) from None
 
     def _mistake(self, path: Sequence[str], message: str) -> StudyError:
-        return self.place.error_in_part(self.origin, path, message)
+        of_tuning = ", in tuning runs, which [tune] epochs makes shorter" * (
+            self.origin.moved.get("epochs") == ("tune", "epochs")
+        )
+        return self.place.error_in_part(self.origin, path, f"{message}{of_tuning}")
 
     def _path(self, reason: str) -> Sequence[str]:
         """Where a part of the user's own stands, by its name in the reason."""
@@ -101,6 +104,7 @@ class Builder:
 
     def _set(self, raw: dict[str, Any], values: Mapping[str, Any], stands: Path, moved: dict[str, Path]) -> None:
         values = dotted(values)
+        give_way(raw, values)
         for key, value in outer_first(values):
             for other, other_stands in moved.items():
                 if other_stands != stands and covers(key, other):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from allelse.errors import StudyError, one_line
@@ -13,6 +13,18 @@ from allelse.study.values import DEEPEST, misfit
 
 DEFAULTS = Recipe(dataset="digits")
 """what a recipe that says nothing of a part has"""
+
+
+LENGTHS = {"epochs": "updates", "updates": "epochs"}
+"""A training has its length from one of the two: whoever sets one takes the other away."""
+
+
+def give_way(recipe: dict[str, Any], changes: Iterable[str]) -> None:
+    """Take the other key of ``LENGTHS`` out of a raw recipe before these dotted keys are put in, unless both are."""
+    changes = set(changes)
+    for key in changes & LENGTHS.keys():
+        if LENGTHS[key] not in changes:
+            recipe.pop(LENGTHS[key], None)
 
 
 def put(recipe: dict[str, Any], key: str, value: Any, default: Any = DEFAULTS) -> None:
@@ -68,8 +80,8 @@ def _unnamed(table: Mapping[str, Any], above: str) -> Iterator[tuple[str, Any]]:
 
 
 def covers(moved: str, key: str) -> bool:
-    """Whether setting ``moved`` sets ``key``: it is the same, or a table that ``key`` stands in."""
-    return key == moved or key.startswith(f"{moved}.")
+    """Whether setting ``moved`` sets ``key``: it is the same, a table that ``key`` stands in, or takes ``key`` away."""
+    return key == moved or key.startswith(f"{moved}.") or LENGTHS.get(moved) == key
 
 
 def parse_change(change: str) -> tuple[str, Any]:

@@ -13,6 +13,7 @@ import shlex
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ from allelse.design import Design, Level, arm_text, condition_text, instead_of, 
 from allelse.errors import StudyError, did_you_mean, one_line
 from allelse.messages import Path as Stands
 from allelse.messages import Place
-from allelse.recipe import Recipe
-from allelse.records import METRICS
+from allelse.recipe import BatchStatistics, Recipe
+from allelse.records import METRICS, OF_BATCH_NORM
 from allelse.study.arms import Arm, Builder, placed
-from allelse.study.changes import covers, dotted, merge, outer_first, parse_change, put
+from allelse.study.changes import covers, dotted, give_way, merge, outer_first, parse_change, put
 from allelse.study.factors import Factor, check_condition, check_when, combinations, read_factors, replaced_levels
 from allelse.study.file import MOST_FIRST_SEED, Adjust, Reference, StudyFile, Tune, Version, read
 from allelse.study.tuning import check_tuning, read_tune
@@ -87,6 +88,7 @@ def load(
     put_in = getattr(file, version) if version else Version()
     factors = _with_levels_of(version, own_factors, put_in, place)
     recipe = copy.deepcopy(file.recipe)
+    give_way(recipe, put_in.recipe)
     for key, value in outer_first(put_in.recipe):
         with placed(place, (version, key)):
             merge(recipe, {key: value})
@@ -99,6 +101,7 @@ def load(
                 one_line(f"--set {change}: [study] stands in the file; allowed: recipe keys, and --seeds N for seeds")
             )
         elif not covers("tune", key):
+            give_way(recipe, [key])
             with placed(Place(f"--set {change}", "", {}), (key,)):
                 for inner, one in dotted({key: value}).items():
                     put(recipe, inner, one)
@@ -112,10 +115,8 @@ def load(
     all_seeds = tuple(range(first, first + count))
 
     combined = combinations(factors, place)
-    if len(combined) * count > MOST_RUNS:
-        raise StudyError(
-            f"{source}: {len(combined)} arms × {count} seeds; allowed: {MOST_RUNS} runs; ask for fewer with --seeds"
-        )
+    if len(combined) * count > MOST_RUNS:  # before so many arms are built
+        raise _too_many(f"{source}: {len(combined)} arms × {count} seeds", "ask for fewer with --seeds")
     exclude = file.exclude if put_in.exclude is None else put_in.exclude
     excluded = [levels for levels in combined if _is_excluded(exclude, levels)]
     adjust = _adjust(file, version, put_in, keep_seeds=seeds is None)
@@ -125,12 +126,16 @@ def load(
         option = f"--{version}" if version else "the exclusion"
         raise StudyError(f"{source}: exclude: no arm is left; leave out {option} or the --set that takes the others away")
     arms = tuple(arm for arm, _ in built)
+    if (runs := sum(len(arm.seeds) for arm in arms)) > MOST_RUNS:
+        raise _too_many(f"{source}: {runs} runs", "ask for fewer seeds in [[adjust]]")
     if any(arm.recipe.own_parts() for arm in arms):
         own.search(Path(name_or_path).expanduser().parent)
     tune = read_tune(file, version, put_in, changes, source)
     for name in (tune.per or ()) if tune else ():
         if name not in factors:
             raise StudyError(f"{source}: tune.per: there is no factor {name!r}; {did_you_mean(name, list(factors))}")
+    if tune and (runs := len(arms) * len(tune.values) * tune.seeds) > MOST_RUNS:
+        raise _too_many(f"{source}: {runs} tuning runs", "ask for fewer values or seeds in [tune]")
     _check_take_effect(changes, factors, [moved for _, moved in built])
     if not changes:  # else arms may be left out that keep it
         _check_version_takes_effect(version, put_in, tune, [moved for _, moved in built], place)
@@ -154,6 +159,10 @@ def load(
         command=_command(name_or_path, version, seeds, first_seed, changes),
     )
     return check_tuning(study, [moved for _, moved in built], changes, place)
+
+
+def _too_many(what: str, remedy: str) -> StudyError:
+    return StudyError(f"{what}; allowed: {MOST_RUNS} runs; {remedy}")
 
 
 def versions(name_or_path: str | Path) -> list[str]:
@@ -215,14 +224,21 @@ def _check_claims(claims: Sequence[Claim], design: Design, place: Place) -> None
 def _check_measured(claims: Sequence[Claim], arms: Sequence[Arm], place: Place) -> None:
     """Refuse a claim on a metric that no arm will have."""
     for number, claim in enumerate(claims):
-        for is_of, key in (
-            (claim.metric.startswith("validation_"), "validation_per_class"),
-            (claim.metric.endswith("_raw"), "averaging"),
+        for is_of, has, remedy in (
+            (
+                claim.metric.startswith("validation_"),
+                attrgetter("validation_per_class"),
+                "set validation_per_class in [recipe]",
+            ),
+            (claim.metric.endswith("_raw"), attrgetter("averaging"), "set averaging in [recipe]"),
+            (claim.metric in OF_BATCH_NORM, _may_have_batch_norm, "it is measured of BatchNorm"),
         ):
-            if is_of and not any(getattr(arm.recipe, key) for arm in arms):
-                raise place.error(
-                    ("claims", number, "metric"), f"{claim.metric!r}, which no arm will have; set {key} in [recipe]"
-                )
+            if is_of and not any(has(arm.recipe) for arm in arms):
+                raise place.error(("claims", number, "metric"), f"{claim.metric!r}, which no arm will have; {remedy}")
+
+
+def _may_have_batch_norm(recipe: Recipe) -> bool:
+    return isinstance(getattr(recipe.model, "norm", None), BatchStatistics) or bool(recipe.own_parts())
 
 
 def _check_references(references: Sequence[Reference], design: Design, place: Place) -> None:
@@ -298,7 +314,8 @@ def _check_undone(changes: Sequence[str]) -> None:
         for earlier in changes[:number]:
             inner = parse_change(earlier)[0]
             if inner != key and any(covers(moved, inner) for moved in dotted({key: value})):
-                raise StudyError(one_line(f"--set {change}: would undo --set {earlier}; give it first"))
+                remedy = "leave one of them out" if covers(inner, key) else "give it first"
+                raise StudyError(one_line(f"--set {change}: would undo --set {earlier}; {remedy}"))
 
 
 def _check_take_effect(changes: Sequence[str], factors: Mapping[str, Factor], moved: Sequence[Mapping[str, Stands]]) -> None:

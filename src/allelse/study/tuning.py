@@ -13,7 +13,7 @@ from allelse.errors import StudyError, did_you_mean
 from allelse.messages import Origin, Path, Place
 from allelse.recipe import Part, Recipe
 from allelse.study.arms import Arm
-from allelse.study.changes import covers, parse_change, put
+from allelse.study.changes import covers, give_way, parse_change, put
 from allelse.study.file import StudyFile, Tune, Version
 from allelse.study.whole import Study
 from allelse.tuning import Tuning
@@ -52,9 +52,7 @@ def changed(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
 
 def _raw(recipe: Recipe, values: Mapping[str, Any]) -> dict[str, Any]:
     raw = recipe.model_dump(mode="json")
-    for one, other in (("epochs", "updates"), ("updates", "epochs")):  # a training has its length from one of the two
-        if one in values:
-            raw.pop(other, None)
+    give_way(raw, values)
     for key, value in values.items():
         put(raw, key, value)
     return raw
