@@ -316,6 +316,11 @@ def test_a_gain_that_is_not_known_is_found_on_the_line_of_the_init():
             f", line 9: recipe.standardize: [true, false]; allowed: true or false; {COMPARED}",
         ),
         (f"claims = ['x']\n{PLAIN}", ", line 1: claims.1: 'x'; allowed: a table of keys"),
+        (f"claims = [{{ id = 'a' }}]\n{PLAIN}", ', line 1: claims.1: has no kind; add one, e.g. kind = "higher"'),
+        (
+            PLAIN.replace('"model.activation" = [', "model.activation = ["),
+            ', line 19: factors.model: put the factor\'s name into quotes: "model.activation" = [...]',
+        ),
         (f"references = 'x'\n{PLAIN}", ", line 1: references: 'x'; allowed: a list in [brackets]"),
         (
             f"extra = 1\n{PLAIN}",
@@ -393,6 +398,9 @@ def test_quick_of_a_file_without_that_table():
         ("model.activation=[]", f"factors.model.activation: []; {OF_LEVELS}"),
         ("model.activation=rely", f"model.activation: 'rely' is unknown; did you mean 'relu'? allowed: {ACTIVATIONS}"),
         ("optimizer=sgd", "optimizer.lr: is missing; add it"),
+        ("depth=3", f"depth: unknown key; did you mean 'model.depth'? allowed: {RECIPE_KEYS}"),
+        ('augment=[{"alpha"=1.0}]', "augment.1: has no name; add one"),
+        ("model.pool=[1, 1]", "model.pool: [1, 1]; allowed: each block once; halving an image twice takes two blocks"),
         ("seeds=3", f"seeds: unknown key; allowed: {RECIPE_KEYS}"),
     ],
 )

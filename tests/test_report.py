@@ -18,6 +18,7 @@ from allelse import store, study
 from allelse.errors import StoreError
 from allelse.report import gather, judge, write_report
 from allelse.report.contents import contents
+from allelse.report.evidence import classes_of, judge_table
 from allelse.report.markdown import code, escape, markdown
 from allelse.report.page import html as page_of
 from allelse.report.tables import difference_table
@@ -177,6 +178,35 @@ def test_the_name_of_a_level_is_not_taken_for_a_value(reported):
     with store.read(reported.parent) as opened:
         findings = replace(gather(opened), definition=definition(arms=arms, factors={"batch_size": list(recipes)}))
     assert difference_table(findings).rows == (("batch_size", "16, –"),)
+
+
+@pytest.mark.parametrize(("classes", "said"), [(2, True), (10, False), (None, False)])
+def test_that_arms_are_alike_at_chance_says_nothing_of_trained_networks(reported, classes, said):
+    same = {
+        "id": "same",
+        "says": "Alike",
+        "kind": "stable",
+        "along": "model.depth",
+        "margin": 3.0,
+        "for_each": "model.activation",
+    }
+    with store.read(reported.parent) as opened:
+        table, declared = opened.table(), definition(claims=[same])
+    table["accuracy"] = 50.0 - (table["seed"] + table["model.depth"]) / 100
+    [verdict] = judge_table(declared, table, classes)
+    assert verdict.verdict == "supported"
+    assert ("But no arm here is above the 50 % of chance" in verdict.sentence) == said
+    table.loc[table["model.depth"] == table["model.depth"].max(), "accuracy"] += 1.0
+    assert "chance" not in judge_table(declared, table, classes)[0].sentence
+
+
+def test_the_number_of_classes_is_that_of_the_last_layer(reported):
+    with store.read(reported.parent) as opened:
+        runs = opened.outcomes()
+    assert classes_of(runs) is None
+    [first, *_] = runs
+    known = replace(first.result, fingerprints={"data d": "a", "init head.bias 100 of 100x128": "b"})
+    assert classes_of([replace(first, result=None), replace(first, result=known)]) == 100
 
 
 def test_arms_that_are_equal_bit_for_bit_are_named(tmp_path):

@@ -137,6 +137,11 @@ def describe(error: Mapping[str, Any]) -> str:
         return f"{context.get('tag', error['input'])!r} is unknown; {did_you_mean(context.get('tag', error['input']), names)}"
     if kind == "model_attributes_type" and error["loc"][0] == "claims":  # whose kind is no name of a part
         kind = "model_type"
+    if kind == "union_tag_not_found" and isinstance(error["input"], Mapping):
+        key = KEY_FROM_DISCRIMINATOR.get(context["discriminator"], "name")
+        return f"has no {key}; add one" + ', e.g. kind = "higher"' * (key == "kind")
+    if kind == "union_tag_not_found" and context["discriminator"] == "_family()":
+        return f'{given}; allowed: a table of keys, as family = "convnet"'
     if kind == "missing":
         return ALLOWED_FROM_TYPE[kind]
     if isinstance(error["input"], Mapping) and error["loc"] in [(table,) for table in TABLES]:

@@ -39,10 +39,15 @@ class Part(BaseModel):
     def _known_keys(cls, value: Any) -> Any:
         for key in value if isinstance(value, dict) else ():
             if key not in cls.model_fields:
-                raise PydanticCustomError(
-                    "unknown_key", "unknown key; {allowed}", {"key": key, "allowed": did_you_mean(key, list(cls.model_fields))}
-                )
+                names, instead = list(cls.model_fields), cls._elsewhere(key)
+                allowed = f"did you mean {instead!r}? allowed: {', '.join(names)}" if instead else did_you_mean(key, names)
+                raise PydanticCustomError("unknown_key", "unknown key; {allowed}", {"key": key, "allowed": allowed})
         return value
+
+    @classmethod
+    def _elsewhere(cls, key: str) -> str:
+        """The dotted key that is meant by one that is unknown here; empty where there is none."""
+        return ""
 
     def plain(self) -> dict[str, Any]:
         """What names this part and what differs from its defaults, as plain JSON values that ``model_validate`` takes back.

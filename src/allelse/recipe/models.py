@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import BeforeValidator, Discriminator, Field, PlainValidator, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, PlainValidator, Tag, field_validator, model_validator
 
 from allelse.errors import did_you_mean
 from allelse.recipe.activations import Activation, PlainActivation
@@ -239,6 +239,13 @@ class ConvNet(_Blocks):
                 "pool_kind is 'stride', of a convolution that a block of your own does not have; allowed: max, avg"
             )
         return self
+
+    @field_validator("pool")
+    @classmethod
+    def _each_once(cls, pool: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(pool)) < len(pool):
+            raise ValueError("allowed: each block once; halving an image twice takes two blocks")
+        return pool
 
     @model_validator(mode="after")
     def _odd_kernels(self) -> ConvNet:

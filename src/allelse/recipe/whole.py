@@ -59,6 +59,10 @@ class Recipe(Part):
         updates = self.updates or self.epochs * steps_per_epoch
         return updates, ceil(updates / steps_per_epoch)
 
+    @classmethod
+    def _elsewhere(cls, key: str) -> str:
+        return f"model.{key}" if key in ConvNet.model_fields else ""
+
     @model_validator(mode="after")
     def _one_length(self) -> Recipe:
         if self.updates is not None and "epochs" in self.model_fields_set:

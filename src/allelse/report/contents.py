@@ -181,7 +181,9 @@ def _card(findings: Findings, verdict: stats.Verdict) -> Card:
         facts.append(("Estimate", value(verdict.estimate, verdict.metric, signed=True) + unit))
         facts.append((f"{100 * verdict.level:g} % t interval", interval(verdict.low, verdict.high, verdict.metric)))
     if verdict.p is not None and verdict.p_adjusted is not None:
-        facts.append(("p", f"{p_cell(verdict.p)}; after Holm {p_cell(verdict.p_adjusted)}"))
+        holds = max((part.p_support or 0.0 for part in verdict.parts), default=1.0)
+        side = " against it" if verdict.p < holds else ""
+        facts.append(("p", f"{p_cell(verdict.p)}{side}; after Holm {p_cell(verdict.p_adjusted)}"))
     if verdict.p_sign_flip is not None:
         facts.append(("Sign-flip check", p_cell(verdict.p_sign_flip)))
     if verdict.n:

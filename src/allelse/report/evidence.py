@@ -8,10 +8,11 @@ came out.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
@@ -19,9 +20,10 @@ from allelse import stats
 from allelse.claims import Claim, check_claims
 from allelse.design import Design, level_key, level_text
 from allelse.errors import StudyError
+from allelse.records import ACCURACIES
 from allelse.stats.contrasts import contrasts
 from allelse.stats.runs import Runs
-from allelse.store import Store
+from allelse.store import Store, StoredRun
 
 NOT_ASKED = "not asked in this run"
 QUICK = "a quick study has another recipe than the published figures belong to"
@@ -32,11 +34,17 @@ _CLAIM: TypeAdapter[Claim] = TypeAdapter(Claim)
 
 def judge(store: Store) -> list[stats.Verdict]:
     """Judge every claim that the study declared, in its order, from the runs that the store holds so far."""
-    return judge_table(store.definition, store.table())
+    return judge_table(store.definition, store.table(), classes_of(store.outcomes()))
 
 
-def judge_table(definition: Mapping[str, Any], table: pd.DataFrame) -> list[stats.Verdict]:
-    """As ``judge``, from ``Store.definition`` and ``Store.table()``."""
+def classes_of(runs: Iterable[StoredRun]) -> int | None:
+    """How many classes the data have, as the last layer of a finished network tells; None where it is the user's own."""
+    names = (name for run in runs if run.result for name in run.result.fingerprints)
+    return next((int(match[1]) for name in names if (match := re.match(r"init head\.bias (\d{1,6}) ", name))), None)
+
+
+def judge_table(definition: Mapping[str, Any], table: pd.DataFrame, classes: int | None = None) -> list[stats.Verdict]:
+    """As ``judge``, from ``Store.definition``, ``Store.table()`` and the number of classes, where it is known."""
     declared = definition.get("claims", [])
     levels = design_of(definition)
     if table.empty:
@@ -56,8 +64,29 @@ def judge_table(definition: Mapping[str, Any], table: pd.DataFrame) -> list[stat
             asked.append(claim)
         else:
             why_not[number] = f"{NOT_ASKED}: no finished run has the metric {claim.metric!r}"
-    found = iter(stats.verdicts(asked, table, definition.get("alpha", 0.05), levels) if asked else [])
+    judged = stats.verdicts(asked, table, definition.get("alpha", 0.05), levels) if asked else []
+    found = iter([_doubted(*each, runs, levels, classes) for each in zip(judged, asked, strict=True)])
     return [_undecided(raw, why_not[number]) if number in why_not else next(found) for number, raw in enumerate(declared)]
+
+
+def _doubted(verdict: stats.Verdict, claim: Claim, runs: Runs, levels: Design, classes: int | None) -> stats.Verdict:
+    """Say of arms that were found alike that none of them has learned anything, where that is so."""
+    if (
+        verdict.verdict != "supported"
+        or claim.kind not in ("within", "stable")
+        or claim.metric not in ACCURACIES
+        or not classes
+    ):
+        return verdict
+    for contrast in contrasts(claim, levels):
+        for arm, _ in contrast.weights:
+            values = runs.values(arm, claim.metric)[0]
+            if not stats.t_interval(values[np.isfinite(values)])[0] <= 100 / classes:
+                return verdict
+    chance = f"the {100 / classes:.3g} % of chance"
+    return replace(
+        verdict, sentence=f"{verdict.sentence} But no arm here is above {chance}: what has learned nothing is alike."
+    )
 
 
 def compare(store: Store) -> list[stats.Comparison]:

@@ -15,7 +15,7 @@ from allelse import stats
 from allelse.design import Design, is_absent, is_number, level_key, level_text, short_names
 from allelse.errors import StudyError
 from allelse.records import Provenance, RunResult
-from allelse.report.evidence import compare_table, design_of, judge_table
+from allelse.report.evidence import classes_of, compare_table, design_of, judge_table
 from allelse.stats.effects import Floats
 from allelse.stats.runs import Runs
 from allelse.store import Store, StoredRun, words_of
@@ -198,13 +198,13 @@ class Findings:
 
 def gather(store: Store) -> Findings:
     """Read the store, judge its claims and compare it with what was published."""
-    definition, table = store.definition, store.table()
+    definition, table, runs = store.definition, store.table(), store.runs()
     tuning_part, settled = store.tuning_part, store.tuning
     return Findings(
         definition,
-        store.runs(),
+        runs,
         table,
-        judge_table(definition, table),
+        judge_table(definition, table, classes_of(runs)),
         compare_table(definition, table),
         str(store.folder),
         Tuning.from_json(settled) if settled else None,

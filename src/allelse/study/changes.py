@@ -36,7 +36,7 @@ def put(recipe: dict[str, Any], key: str, value: Any, default: Any = DEFAULTS) -
     for parent in parents:
         default = getattr(default, parent, None)
         child = node.get(parent, getattr(default, "name", {}))
-        if isinstance(child, str):
+        if isinstance(child, str) and parent != "model":  # which has no name, but a family
             child = {"name": child}
         if not isinstance(child, dict):
             raise StudyError(f"{parent} is {child!r}, which has no keys of its own; name an existing key of the recipe")

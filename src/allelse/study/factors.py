@@ -54,6 +54,10 @@ def read_factors(raw: Mapping[str, Any], place: Place, under: str = "factors") -
         when: Condition = {}
         if isinstance(value, Mapping) and {"when", "levels"} & set(value):
             when, value = _conditional(value, path, place)
+        elif isinstance(value, Mapping) and name in ("model", "optimizer", "schedule", "loss", "averaging"):
+            key = next((f"{name}.{inner}" for inner, levels in value.items() if not isinstance(levels, Mapping)), None)
+            if key:  # TOML reads a dot without quotes as a table in a table
+                raise place.error(path, f'put the factor\'s name into quotes: "{key}" = [...]')
         factors[name] = Factor(_levels(name, value, path, place), when, path)
     return factors
 
