@@ -18,12 +18,22 @@ from typing import Any
 from xml.etree import ElementTree
 
 from allelse import store
+from allelse.errors import StoreError
 from allelse.records import Provenance, RunResult, RunSpec
+from allelse.store import schema
 
 from .mutations import ODD_TEXTS, spoilt_bytes, spoilt_value
 from .studies import quiet
 from .trials import CONTROL, Fault
 
+POSITION: Any = {
+    "epoch": 1,
+    "seconds": {"train": 1.0},
+    "diverged": [False],
+    "history": [[{"lr": 0.1}]],
+    "probes": [[]],
+    "fingerprints": [{"data": "d"}],
+}
 MADE = Provenance("0.1.0", "2.13.0", "3.11.7", "a CPU", "bf16", 2, "host", "2026-01-01T00:00:00+00:00")
 
 
@@ -85,6 +95,8 @@ def look(folder: Path, pages: bool = False) -> None:
     from allelse.cli.status import show
     from allelse.errors import StudyError
     from allelse.report import gather, judge
+    from allelse.report.contents import contents
+    from allelse.report.markdown import markdown
 
     for output in ("table", "csv", "json"):
         with quiet(), store.read(folder) as opened:
@@ -92,6 +104,7 @@ def look(folder: Path, pages: bool = False) -> None:
                 show(opened)
                 tables.show_results(opened)
                 tables.show_verdicts(judge(opened))
+                markdown(contents(gather(opened)))
             else:
                 tables.write(tables.arms(opened), output, opened)
             first = len(caught_text())
@@ -114,11 +127,15 @@ def caught_text() -> str:
 
 
 def values(rng: Random, folder: Path) -> None:
-    """A store whose stored values were changed."""
+    """A store whose stored values were changed; mostly sealed anew, as by someone who knows how."""
     write(folder / "out")
     with closing(sqlite3.connect(folder / "out" / store.FILE)) as connection, connection:
+        connection.create_function("seal", -1, schema.seal, deterministic=True)
         table, column, key = rng.choice(
-            (("meta", "value", "key"), ("runs", "result", "id"), ("runs", "arm", "id"), ("runs", "status", "id"))
+            (
+                *(("meta", "value", "key"), ("runs", "result", "id"), ("runs", "arm", "id"), ("runs", "status", "id")),
+                ("details", "value", "run"),
+            )
         )
         rows = connection.execute(f"SELECT {key}, {column} FROM {table} ORDER BY {key}").fetchall()
         name, text = rng.choice(rows)
@@ -129,6 +146,9 @@ def values(rng: Random, folder: Path) -> None:
         else:
             text = spoilt_bytes(rng, str(text).encode())
         connection.execute(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", (text, name))
+        if rng.random() < 0.8:
+            sealed = {"meta": schema.META_SEAL, "runs": schema.RUN_SEAL, "details": "seal(run, value)"}[table]
+            connection.execute(f"UPDATE {table} SET seal = {sealed}")
         if rng.random() < 0.1:
             connection.execute(
                 rng.choice(("DROP TABLE runs", "DELETE FROM meta", "DELETE FROM runs", "ALTER TABLE runs DROP COLUMN seed"))
@@ -165,7 +185,10 @@ def checkpoint(rng: Random, folder: Path) -> None:
 
     network, optimizer = made()
     path = folder / "pack.safetensors"
-    save_checkpoint(path, "pack", {"network": network}, [optimizer], {"epoch": 1, "results": [{"loss": 0.5}]})
+    save_checkpoint(path, "pack", {"network": network}, [optimizer], POSITION)
+    fresh, other = made()
+    if load_checkpoint(path, "pack", {"network": fresh}, [other]) != POSITION:
+        raise Fault("a sound checkpoint is refused")
     if rng.random() < 0.4:
         path.write_bytes(spoilt_bytes(rng, path.read_bytes()))
     else:
@@ -199,8 +222,8 @@ def checkpoint(rng: Random, folder: Path) -> None:
         same = all(torch.equal(old, new) for old, new in zip(before[0].values(), network.state_dict().values(), strict=True))
         if not same or json.dumps(before[1]["state"], default=str) != json.dumps(optimizer.state_dict()["state"], default=str):
             raise Fault("half taken: refused, but filled in part")
-        return
-    if position != {"epoch": 1, "results": [{"loss": 0.5}]}:
+        raise StoreError("passed over, and its pack starts anew")
+    if position != POSITION:
         raise Fault(f"half taken: another position {position}"[:200])
     if not all(bool(torch.equal(old, new)) for old, new in zip(before[0].values(), network.state_dict().values(), strict=True)):
         raise Fault("half taken: other weights were taken for its own")
