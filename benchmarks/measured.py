@@ -47,7 +47,8 @@ def take(folder: Path) -> Path:
     with closing(sqlite3.connect(kept / store.FILE)) as connection, connection:  # where this clone lies is nobody's business
         schema.configure(connection)
         connection.execute("UPDATE meta SET value = replace(value, ?, '') WHERE key = 'definition'", (f"{ROOT}/",))
-        connection.execute(f"UPDATE meta SET seal = {schema.META_SEAL} WHERE key = 'definition'")
+        if connection.execute("PRAGMA user_version").fetchone()[0] > 1:  # stores of the first format have no seals
+            connection.execute(f"UPDATE meta SET seal = {schema.META_SEAL} WHERE key = 'definition'")
     runs.to_csv(kept / "runs.csv", index=False)
     if kept.name in RECIPES:
         return kept
