@@ -291,3 +291,4 @@ def test_only_what_two_runs_of_a_seed_have_is_counted_as_compared():
     assert compared.endswith("(1 compared)")
     assert unlike.startswith("not shared: ")
     assert unlike.endswith(": b, c.bias")
+    assert len(pairing_of({"init a": "i"}, {"init ": "i"})) == 1, "names that no version of allelse has made"

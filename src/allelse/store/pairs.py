@@ -33,11 +33,12 @@ def pairing(runs: Sequence[StoredRun]) -> list[str]:
 
 def _unlike(names: Sequence[str]) -> Iterator[str]:
     """Parameters that several arms have in one shape and fill otherwise; ``engine.fingerprints`` makes their names."""
-    ways_from_parameter: dict[str, set[str]] = {}
+    ways_from_parameter: dict[tuple[str, str], set[str]] = {}
     for name in names:
-        parameter, shape, *way = name.split(" ", 2)
-        ways_from_parameter.setdefault(f"{parameter} {shape}", set()).add(" ".join(way))
-    unlike = dict.fromkeys(parameter.split()[0] for parameter, ways in ways_from_parameter.items() if len(ways) > 1)
+        parameter, _, rest = name.partition(" ")
+        shape, _, way = rest.partition(" ")
+        ways_from_parameter.setdefault((parameter, shape), set()).add(way)
+    unlike = dict.fromkeys(parameter for (parameter, _), ways in ways_from_parameter.items() if len(ways) > 1)
     if unlike:
         yield (
             "not shared: arms start these from other values, though of one name and shape, as a rule, a part of your own or "
