@@ -242,7 +242,7 @@ def test_the_screen_of_a_difference_says_that_only_one_thing_changed(deep):
         "\n  model.activation.name: relu → sigmoid\n\nLayers that differ\n  blocks.0–15.act: ReLU → Sigmoid\n\n"
     )
     text = " ".join(told.split())
-    assert "Everything else is equal: all other recipe keys; 35 layers; the initial weights in 66 parameter tensors" in text
+    assert "Equal in both: all other recipe keys; 35 layers; the initial weights in 66 parameter tensors" in text
     assert "start from other values" not in text
 
 

@@ -83,7 +83,7 @@ def show_difference(first: Anatomy, second: Anatomy, found: Difference, seed: in
     apart = [name for name, equal in found.weights.items() if not equal]
     same = len(found.weights) - len(apart)
     console.print(
-        f"\nEverything else is equal: all other recipe keys; {found.equal} layers; the initial weights in {same} parameter "
+        f"\nEqual in both: all other recipe keys; {found.equal} layers; the initial weights in {same} parameter "
         f"tensors that both have in one shape, compared bit by bit for seed {seed}. Runs of one seed also share, but for what "
         "differs above, the training images, their order and their augmentation."
     )
