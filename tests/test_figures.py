@@ -23,7 +23,7 @@ from allelse.report.differences import differences
 from allelse.report.figures import inline
 from allelse.report.gradients import _short, gradients
 from allelse.report.layout import choose, doubles, few, layout_of
-from allelse.report.shapes import Chart, Rows
+from allelse.report.shapes import Chart, Mark, Row, Rows, Words
 from allelse.report.style import style
 
 ORDERS = {"order": ["Conv→BN→ReLU", "Conv→ReLU→BN"]}
@@ -324,6 +324,21 @@ def test_the_labels_of_two_parts_of_one_module_are_told_apart():
     one, other = (drawing._short(f"python:mypackage.activations:{name}") for name in ("Serf", "Swish"))
     assert one != other
     assert max(len(one), len(other)) <= 26
+
+
+def test_rows_whose_names_differ_at_the_end_are_told_apart_within_the_picture():
+    common = "prelu(slope=0.1, per_channel=true) − prelu(slope=0.2, per_channel=true), norm"
+    mark = Mark("", 0, 1.0, 0.5, 1.5, (1.0,))
+    rows = tuple(Row(f"{common} {name}", (mark,)) for name in ("group(groups=4)", "group(groups=8)"))
+    with style():
+        canvas = drawing.draw(Rows(Words("differences", "t", "c", "a"), rows, "x", zero=True))
+        drawer = FigureCanvasAgg(canvas)
+        drawer.draw()
+        [axes] = canvas.axes
+        first, second = axes.texts
+        assert first.get_text() != second.get_text()
+        assert max(text.get_window_extent(drawer.get_renderer()).x1 for text in axes.texts) <= canvas.bbox.x1
+        assert axes.get_position().width > 0.8
 
 
 def test_figures_become_png_and_svg_files_that_open(tmp_path):

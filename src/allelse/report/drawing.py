@@ -191,7 +191,8 @@ def _draw_rows(axes: Axes, figure: Rows) -> None:
             axes.fill_between(
                 [-row.margin, row.margin], top + 0.21, top + high - 0.02, color=INK, alpha=0.13, linewidth=0, zorder=0
             )
-        axes.text(0.0, top + 0.04, drawable(row.label, 52), transform=axes.get_yaxis_transform(), va="top", size=9.5)
+        label = axes.text(0.0, top + 0.04, _short(row.label, 60), transform=axes.get_yaxis_transform(), va="top", size=9.5)
+        label.set_in_layout(False)  # it may reach out of the axes to the right, which stay as wide as the picture
         for number, mark in enumerate(row.marks):
             _draw_mark(axes, mark, top + 0.3 + 0.16 * number)
         top += high
