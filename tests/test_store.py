@@ -286,9 +286,11 @@ def test_the_fingerprints_of_a_seed_prove_the_pairing_or_disprove_it():
 def test_only_what_two_runs_of_a_seed_have_is_counted_as_compared():
     arms = [{"init a 1": "i", "init b 2": str(n), "init c.bias 4 of 3": "k"} for n in range(2)]
     arms[1]["init b 2 by own"] = arms[1].pop("init b 2")
-    arms[1]["init c.bias 4 of 5"] = arms[1].pop("init c.bias 4 of 3")
+    arms[1]["init c.bias 4 of 5"] = arms[1].pop("init c.bias 4 of 3") + "k"
+    arms[0]["init d 1 by own one"] = arms[1]["init d 1 by own other"] = "drawn before the keyword tells"
+    arms[0]["init of one arm 3"] = "l"
     compared, unlike = pairing_of(*arms)
-    assert compared.endswith("(1 compared)")
+    assert compared.endswith("(2 compared)")
     assert unlike.startswith("not shared: ")
     assert unlike.endswith(": b, c.bias")
     assert len(pairing_of({"init a": "i"}, {"init ": "i"})) == 1, "names that no version of allelse has made"
