@@ -272,7 +272,7 @@ def test_fingerprints_cover_the_mixtures_under_a_name_that_says_what_they_depend
     base = fingerprints()
     assert fingerprints(batch_size=3) == base
     [name] = [name for name in base if name.startswith("augmentation")]
-    assert "mixup1.0+cutmix1.00.5 within 18 of 24" in name
+    assert "mixup1.0+cutmix1.00.5 within toy 6x6x2: 18 images of 24" in name
     for change in ({"train_per_class": 5, "batch_size": 5}, {"augment": ["flip", "mixup"]}, {"epochs": 3}):
         assert name not in fingerprints(**change), "not compared"
     drawn = draws_on(toy_dataset(), augment=MIXED["all"])

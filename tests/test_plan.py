@@ -227,7 +227,7 @@ def test_more_images_a_class_than_there_are_is_refused(load, digits):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ("model.pool=[1, 1, 2, 3]", None),
+        ("model.pool=[1, 2, 3]", None),
         (
             "model.pool=[1, 2, 3, 4]",
             "recipe.model.pool: halves the image after block 4, where it is 1 × 1 already; pool less often",
