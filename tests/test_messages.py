@@ -3,45 +3,24 @@
 # ruff: noqa: E501 (a message stands on one line)
 
 import pytest
+from message_support import (
+    ACTIVATIONS,
+    COMPARED,
+    LEVELS,
+    MODEL_KEYS,
+    NORMS,
+    OF_LEVELS,
+    OPTIMIZERS,
+    QUICK_KEYS,
+    RECIPE_KEYS,
+    message,
+)
 from study_support import PLAIN, TINY, changed
-
-from allelse import study
-from allelse.errors import StudyError
-
-RECIPE_KEYS = (
-    "dataset, image_size, train_per_class, validation_per_class, epochs, updates, batch_size, standardize, augment, optimizer, "
-    "schedule, averaging, max_grad_norm, loss, label_smoothing, precision, model"
-)
-QUICK_KEYS = f"seeds, factors, exclude, adjust, tune, {RECIPE_KEYS}"
-NORMS = "batch, ghost, renorm, group, layer, instance, rms, frn, evonorm-s0, none"
-MODEL_KEYS = (
-    "block, width, depth, bias, weight_standardization, norm, activation, dropout, dropout_of, residual, init, family, conv, stem, "
-    "kernel, pool, pool_kind, head"
-)
-OPTIMIZERS = "sgd, adam, adamw, nadam, radam, adamax, rmsprop, adagrad, adadelta, asgd, rprop"
-ACTIVATIONS = (
-    "sigmoid, tanh, relu, silu, mish, identity, relu6, selu, softsign, tanhshrink, logsigmoid, hardsigmoid, hardswish, "
-    "squared_relu, leaky_relu, prelu, elu, celu, gelu, softplus, squareplus, hardtanh, softshrink, hardshrink, threshold"
-)
-
-
-def message(text: str | bytes, **options) -> str:
-    """What ``study.load`` says about a file ``study.toml`` in the working folder."""
-    with open("study.toml", "wb") as file:
-        file.write(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(StudyError) as caught:
-        study.load("study.toml", **options)
-    return str(caught.value)
 
 
 @pytest.fixture(autouse=True)
 def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-COMPARED = "what is compared stands under [factors] in a study file"
-LEVELS = '"model.activation" = ["sigmoid", "relu"]'
-OF_LEVELS = "allowed: a list of levels, a table of named levels with the keys each one sets, or { when = …, levels = … }"
 
 
 @pytest.mark.parametrize(
@@ -376,41 +355,6 @@ def test_quick_of_a_file_without_that_table():
     assert message(PLAIN, quick=True) == (
         "study.toml: has no [quick] table, so --quick has nothing to change; add one or leave --quick out"
     )
-
-
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        ("epochs", "allowed: key=value, e.g. --set epochs=2 or --set 'model.depth=[1, 2]'"),
-        ("=3", "allowed: key=value, e.g. --set epochs=2 or --set 'model.depth=[1, 2]'"),
-        ("epoch=3", f"epoch: unknown key; did you mean 'epochs'? allowed: {RECIPE_KEYS}"),
-        ("epochs=two", "epochs: 'two'; allowed: a whole number"),
-        ("epochs=[1, 2]", f"epochs: [1, 2]; allowed: a whole number; {COMPARED}"),
-        ('loss=["focal"]', f"loss: ['focal']; allowed: a name in \"quotes\", or a table with a name; {COMPARED}"),
-        ("epochs.x=3", "epochs.x: epochs is 2, which has no keys of its own; name an existing key of the recipe"),
-        ("model.wdth=3", f"model.wdth: unknown key; did you mean 'width'? allowed: {MODEL_KEYS}"),
-        ("model.depth=0", "model.depth: 0; allowed: at least 1"),
-        (
-            "model.norm=bach",
-            f"model.norm: 'bach' is unknown; did you mean 'batch'? allowed: {NORMS}",
-        ),
-        ("model.norm=group", "model.norm: norm.groups = 32 does not divide the width 4; allowed here: 1, 2, 4"),
-        ("model.activation=[]", f"factors.model.activation: []; {OF_LEVELS}"),
-        ("model.activation=rely", f"model.activation: 'rely' is unknown; did you mean 'relu'? allowed: {ACTIVATIONS}"),
-        ("optimizer=sgd", "optimizer.lr: is missing; add it"),
-        ("depth=3", f"depth: unknown key; did you mean 'model.depth'? allowed: {RECIPE_KEYS}"),
-        ('augment=[{"alpha"=1.0}]', "augment.1: has no name; add one"),
-        ("model.pool=[1, 1]", "model.pool: [1, 1]; allowed: each block once; halving an image twice takes two blocks"),
-        ("seeds=3", f"seeds: unknown key; allowed: {RECIPE_KEYS}"),
-    ],
-)
-def test_a_mistake_in_set_names_the_change(change, expected):
-    assert message(TINY, changes=["batch_size=10", change]) == f"--set {change}: {expected}"
-
-
-def test_a_mistake_stays_the_files_own_when_a_change_has_nothing_to_do_with_it():
-    told = message(changed('"batch"', '{ name = "group", groups = 3 }'), changes=["model.bias=false"])
-    assert told.startswith("study.toml, line 17: recipe.model.norm.groups: ")
 
 
 def test_a_line_is_found_below_multi_line_values_and_odd_line_separators():
