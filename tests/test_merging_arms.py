@@ -132,10 +132,25 @@ def test_levels_that_a_claim_takes_all_at_once_have_no_order(tmp_path):
         assert opened.counts() == {"done": 2}
 
 
-def test_levels_in_another_order_are_of_another_study(tmp_path):
-    """A trend along them would go the other way."""
-    a, b = fill(tmp_path / "a", [0]), fill(tmp_path / "b", [1], **some("relu", "sigmoid"))
+def test_levels_in_another_order_are_of_another_study_where_a_claim_goes_along_them(tmp_path):
+    """It would go the other way."""
+    claim = {"id": "down", "says": "down", "kind": "monotone", "along": "model.activation", "direction": "down"}
+    a = fill(tmp_path / "a", [0], claims=[claim])
+    b = fill(tmp_path / "b", [1], **some("relu", "sigmoid"), claims=[claim])
     assert 'factors.model.activation 1: "sigmoid" → "relu"' in refused(tmp_path / "u", a, b)
+
+
+def test_levels_in_another_order_are_united_in_that_of_the_first(tmp_path):
+    """As folders with some of the arms, united seed by seed in the order in which each was trained."""
+    for seed, order in enumerate((["sigmoid", "relu"], ["relu", "sigmoid"])):
+        alone = [fill(tmp_path / f"{arm} {seed}", [seed], **some(arm)) for arm in order]
+        store.merge(tmp_path / f"of {seed}", alone)
+    store.merge(tmp_path / "u", [tmp_path / "of 0", tmp_path / "of 1"])
+    runs, seeds = of_seeds(tmp_path / "u")
+    assert seeds == [0, 1]
+    assert runs == [(arm, seed, "done") for arm in ("sigmoid", "relu") for seed in (0, 1)]
+    other = fill(tmp_path / "other", [2], **some("relu", "sigmoid"), alpha=0.01)
+    assert "never mix: alpha: 0.05 → 0.01; leave one of them out" in refused(tmp_path / "v", tmp_path / "u", other)
 
 
 def test_the_plan_and_the_seeds_are_of_those_that_have_all_arms(tmp_path):

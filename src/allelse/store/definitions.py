@@ -53,8 +53,8 @@ def apart(part: Mapping[str, Any], whole: Mapping[str, Any]) -> str:
     """Why folders are not of one study, each with seeds of its own, the first with some of the arms of the second, and what to
     do; empty when they are."""
     recipes = {canonical_json(arm["levels"]): arm["recipe"] for arm in whole["arms"]}
-    if recipes.keys() == {canonical_json(arm["levels"]) for arm in part["arms"]}:  # in another order, trends are others
-        found = differences(seedless(whole), seedless(part))
+    if recipes.keys() == {canonical_json(arm["levels"]) for arm in part["arms"]}:
+        found = differences(*(seedless(_in_one_order(one)) for one in (whole, part)))
         return found and f"{found}; leave one of them out"
     if found := differences(*(_without_arms(one, other) for one, other in ((whole, part), (part, whole)))):
         return f"{found}; leave one of them out"
