@@ -130,6 +130,19 @@ class Measured:
         """Which, as in ``words.toml``."""
         return next((part for part in ("scaled", *PARTS) if self.name.endswith(f"-{part}")), "full")
 
+    @property
+    def study_name(self) -> str:
+        """Of which study it is, scaled or not, the whole or a part."""
+        return str(self.definition["name"]).removesuffix("-scaled")
+
+    @cached_property
+    def judges(self) -> bool:
+        """Whether the claims are judged by it: by a part of a full study where it has every arm, with more than one seed."""
+        if self.version in ("full", "scaled"):
+            return True
+        seeds = self.arms("accuracy")["n"]
+        return self.version == "begun" and len(seeds) == len(study.load(self.study_name).arms) and min(seeds) > 1
+
     def title(self, language: str) -> str:
         """Of its column: how long it trained."""
         epochs = self.definition["arms"][0]["recipe"]["epochs"]

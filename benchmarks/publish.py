@@ -37,8 +37,7 @@ def versions(name: str) -> list[Measured]:
 
 def arm_table(shown: Sequence[Measured], language: str) -> Iterator[str]:
     """One row for each arm measured or named by the brief: its levels, the brief's figure, and ours in each version."""
-    words, definition, factors = WORDS[language], shown[0].definition, shown[0].factors
-    name = str(definition["name"]).removesuffix("-scaled")
+    words, definition, factors, name = WORDS[language], shown[0].definition, shown[0].factors, shown[0].study_name
     arms = study.load(name).definition()["arms"] if name in STUDIES else definition["arms"]
     headings = [words["factors"].get(factor, factor) for factor in factors]
     figures = [words["brief"]] * bool(definition["references"])
@@ -86,31 +85,29 @@ def as_text(levels: Iterable[Any]) -> tuple[str, ...]:
 
 def section(name: str, language: str) -> Iterator[str]:
     """A study's part of a README."""
-    words, measured = WORDS[language], Measured.of(name, f"{name}-scaled")
-    yield f"#### {words['titles'][name] if name in STUDIES or not measured else measured.definition['question']}"
+    words, shown = WORDS[language], versions(name)
+    yield f"#### {words['titles'][name] if name in STUDIES or not shown else shown[0].definition['question']}"
     yield ""
-    if measured is None:
+    if not shown:
         yield words["nothing"]
         yield ""
         return
-    shown = versions(name)
     yield from arm_table(shown, language)
     for one in shown:
         yield f"- {provenance(one, language)}"
     yield ""
-    theirs = [verdict for verdict in measured.verdicts if verdict.id not in WORDS["why"]]
-    ours = [verdict for verdict in measured.verdicts if verdict.id in WORDS["why"]]
-    for heading, verdicts in (
-        (words["claims of the brief"].format(title=measured.title(language)) if name in STUDIES else "", theirs),
-        (words["why it happens"], ours),
-    ):
-        if heading and verdicts:
-            yield heading
-            yield ""
-        for verdict in verdicts:
-            yield f"- **{words[verdict.verdict]}**: {claim(verdict, language)}{effect(measured, verdict, language)}"
-        if verdicts:
-            yield ""
+    for one in shown:
+        theirs = [verdict for verdict in one.verdicts if verdict.id not in WORDS["why"]]
+        ours = [verdict for verdict in one.verdicts if verdict.id in WORDS["why"]]
+        title = words["claims of the brief"].format(title=one.title(language)) if name in STUDIES else ""
+        for heading, verdicts in ((title, theirs), (words["why it happens"], ours)) if one.judges else ():
+            if heading and verdicts:
+                yield heading
+                yield ""
+            for verdict in verdicts:
+                yield f"- **{words[verdict.verdict]}**: {claim(verdict, language)}{effect(one, verdict, language)}"
+            if verdicts:
+                yield ""
 
 
 def claim(verdict: stats.Verdict, language: str) -> str:
@@ -142,18 +139,22 @@ def sizes(verdict: stats.Verdict) -> list[float]:
 def summary(language: str) -> Iterator[str]:
     """What came of the brief's statements in all measured studies, and how much of it is evaluation."""
     words = WORDS[language]
-    measured = [one for name in STUDIES if (one := Measured.of(name, f"{name}-scaled"))]
+    measured = [one for name in STUDIES for one in [each for each in versions(name) if each.judges][:1]]
     says: dict[str, dict[str, list[str]]] = {name: {} for name in ("supported", "refuted", "undecided", "not asked")}
     apart = [0.0]
     for one in measured:
         for verdict in one.verdicts:
             if verdict.id not in WORDS["why"]:
                 found = says["not asked" if is_not_asked(verdict) else verdict.verdict]
-                found.setdefault(claim(verdict, language), []).append(words["short"][one.name.removesuffix("-scaled")])
+                found.setdefault(claim(verdict, language), []).append(short(one, language))
             if verdict.metric == "accuracy":
                 pairs = zip(sizes(verdict), sizes(one.recalibrated[verdict.id]), strict=True)
                 apart += [abs(running - again) for running, again in pairs]
-    yield words["summary"].format(depths=levels(measured, "model.depth"), batch_sizes=levels(measured, "batch_size"))
+    yield words["summary"].format(
+        begun=", ".join(short(one, language) for one in measured if one.version != "scaled") or "–",
+        depths=levels(measured, "model.depth"),
+        batch_sizes=levels(measured, "batch_size"),
+    )
     yield ""
     for name, studies_from_claim in says.items():
         told = [f"{text} ({', '.join(studies)})" for text, studies in studies_from_claim.items()]
@@ -162,6 +163,10 @@ def summary(language: str) -> Iterator[str]:
     yield ""
     yield words["effects"].format(f"{max(apart):.1f}")
     yield ""
+
+
+def short(measured: Measured, language: str) -> str:
+    return str(WORDS[language]["short"][measured.study_name])
 
 
 def levels(measured: Sequence[Measured], factor: str) -> str:

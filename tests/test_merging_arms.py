@@ -11,6 +11,7 @@ from report_support import MADE, definition
 from study_support import PLAIN, allelse, changed, write_study
 
 from allelse import store
+from allelse.report import write_report
 
 
 def test_folders_with_some_of_the_arms_are_taken_into_those_that_have_all(tmp_path):
@@ -229,5 +230,16 @@ def test_the_command_line_with_levels_here_and_levels_there(tmp_path, monkeypatc
     monkeypatch.setattr(engine, "train_pack", lambda *_: 1 / 0)
     assert allelse(*run, tmp_path / "all").code == 0, "it is the whole study, and all of it is trained"
     assert "failed" not in allelse("results", tmp_path / "all").out
-    again = (tmp_path / "all" / "report.md").read_text("utf-8").partition("## Run it again")[2]
-    assert again.count("model.activation=") >= 2, "both commands"
+    page = (tmp_path / "all" / "report.md").read_text("utf-8")
+    assert page.partition("## Run it again")[2].count("model.activation=") >= 2, "both commands"
+    told = page.partition("declares otherwise than ")[2].partition(": these")[0].replace("\\", "")
+    assert told == """--set 'model.activation=["sigmoid", "relu"]'""", "the levels of both at once"
+
+
+def test_a_united_report_says_with_how_many_seeds_it_was_run_at_last(tmp_path):
+    folders = [
+        fill(tmp_path / str(seed), [seed], command=f"allelse run made-up --seeds 1 --first-seed {seed}") for seed in range(3)
+    ]
+    store.merge(tmp_path / "u", folders)
+    page = write_report(tmp_path / "u").with_name("report.md").read_text("utf-8")
+    assert "The study file declares otherwise than --seeds 3: these verdicts" in page

@@ -163,9 +163,12 @@ class Findings:
 
     @cached_property
     def changes(self) -> list[tuple[str, str]]:
-        """What the commands ask for otherwise than the study file: ``--seeds`` or ``--set`` with its value, each once."""
-        given = [pair for command in self.commands for pair in pairwise(words_of(command)) if pair[0] in ("--seeds", "--set")]
-        return list(dict.fromkeys(given))
+        """What was asked for otherwise than in the study file: ``--seeds`` or ``--set`` with its value, each once; of a united
+        folder with the levels and seeds of all its parts."""
+        commands = [command] if (command := self.definition.get("command")) else self.commands
+        given = [pair for command in commands for pair in pairwise(words_of(command)) if pair[0] in ("--seeds", "--set")]
+        seeds = {"--seeds": str(len(self.definition["seeds"]))} if self.parts else {}
+        return list(dict.fromkeys((option, seeds.get(option, change)) for option, change in given))
 
     @cached_property
     def machines(self) -> list[str]:
