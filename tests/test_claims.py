@@ -30,6 +30,12 @@ GOOD = {
     "monotone": claim(kind="monotone", along="model.depth", direction="up", where=RELU | {"bias": False}),
     "stable": claim(kind="stable", along="model.depth", margin=0.5, where=RELU | {"bias": False}),
     "best": claim(kind="best", arm=RELU, where=AT),
+    "higher at some levels": higher(where={"bias": True, "model.depth": [1, 8]}, for_each="model.depth"),
+    "higher at each combination": higher(where={}, for_each=["model.depth", "bias"]),
+    "stable over some levels": claim(
+        kind="stable", along="model.depth", margin=1, where=RELU | {"bias": True, "model.depth": [2, 8]}
+    ),
+    "best of some": claim(kind="best", arm={"model.depth": 8}, where=RELU | {"bias": True, "model.depth": [2]}),
     "single level named": higher(where=AT | {"epochs": 20}),
 }
 
@@ -54,7 +60,10 @@ def test_every_kind_passes(good):
         {"a": {}},
         {"margin": "3"},
         {"margin": float("nan")},
-        {"where": {"model.depth": [1]}},
+        {"a": {"model.depth": [1]}},
+        {"where": {"model.depth": []}},
+        {"where": {"model.depth": [[1]]}},
+        {"for_each": []},
     ],
 )
 def test_impossible_values_are_refused_by_the_model(keys):
@@ -83,6 +92,28 @@ WRONG = {
         "b leaves factor 'model.depth' open",
     ),
     "settled twice": (higher(where=AT | {"model.activation": "relu"}), "'model.activation' is settled twice"),
+    "a list that nothing goes through": (
+        higher(where={"bias": True, "model.depth": [1, 8]}),
+        "where lists levels of factor 'model.depth'.*one level, or a list with for_each = \"model.depth\"",
+    ),
+    "a list with a level that is none": (
+        higher(where={"bias": True, "model.depth": [1, 3]}, for_each="model.depth"),
+        "level '3'.*allowed: 1, 2, 8",
+    ),
+    "for_each twice": (higher(where={}, for_each=["model.depth", "model.depth", "bias"]), "'model.depth' is settled twice"),
+    "an unknown one of for_each": (higher(where={}, for_each=["model.depth", "biass"]), "for_each names factor 'biass'"),
+    "open beside for_each": (
+        higher(where={}, for_each="model.depth"),
+        r"leaves factor 'bias' open.*for_each = \[\"model.depth\", \"bias\"\]; levels: true, false",
+    ),
+    "a list of one along": (
+        claim(kind="stable", along="model.depth", margin=1, where=RELU | {"bias": True, "model.depth": [2]}),
+        "'model.depth' has 1 level",
+    ),
+    "best of a list of itself": (
+        claim(kind="best", arm={"model.depth": 8}, where=RELU | {"bias": True, "model.depth": [8]}),
+        "nothing to be better than",
+    ),
     "for_each and where": (higher(for_each="model.depth"), "'model.depth' is settled twice"),
     "same arm": (higher(b=RELU), "a and b are the same arm"),
     "same arm, 1 and 1.0": (claim(a={"model.depth": 1}, b={"model.depth": 1.0}, where=RELU | {"bias": True}), "same arm"),
@@ -114,13 +145,19 @@ def test_log2_needs_levels_above_zero():
     ("level", "remedy"),
     [
         ({"depth": 1}, 'write a key that has dots in quotes, as "model.depth" = 1'),
-        ([1, 2], "'along' and 'for_each' name a factor of which all levels are meant"),
+        ([1, {"depth": 2}], 'write a key that has dots in quotes, as "model.depth" = 1'),
     ],
 )
 def test_what_is_no_level_is_told_with_what_was_meant(level, remedy):
     with pytest.raises(ValidationError) as caught:
         higher(where={"model": level})
     assert remedy in str(caught.value)
+
+
+def test_an_arm_has_one_level_of_a_factor_and_the_message_says_what_takes_several():
+    with pytest.raises(ValidationError) as caught:
+        higher(a={"model.depth": [1, 2]})
+    assert "'along' and 'for_each' go through several, all or those that 'where' lists" in str(caught.value)
 
 
 def test_a_level_in_quotes_that_is_a_number_is_told_so():

@@ -99,6 +99,20 @@ def test_a_trend_of_a_difference_runs_along_the_factor_that_one_side_lacks():
     assert sum(weight for _, weight in contrast.weights) == pytest.approx(0)
 
 
+def test_each_combination_of_two_factors_is_compared_once_where_arms_lack_one_of_them():
+    both = compared(claim(kind="stable", along="size", margin=1, for_each=["norm", "groups"], where={"size": [8, 32]}))
+    assert both == [
+        (levels(**arm, size=32), levels(**arm, size=8))
+        for arm in (BATCH, *({**GROUP, "groups": number} for number in LEVELS["groups"]), INSTANCE)
+    ]
+    against = claim(a=GROUP, b=BATCH, for_each=["groups", "size"], where={"groups": [4, 1]})
+    assert compared(against) == [
+        (levels(norm="group", groups=number, size=size), levels(norm="batch", size=size))
+        for number in (1, 4)
+        for size in LEVELS["size"]
+    ]
+
+
 def test_levels_at_which_an_arm_is_excluded_are_left_out_and_told():
     one = claim(a=BATCH, b=INSTANCE, for_each="size")
     assert [weights[0] - levels(norm="batch") for weights in compared(one)] == [levels(size=8), levels(size=32)]

@@ -112,6 +112,43 @@ def test_for_each_needs_every_level():
     assert judge(row, study(8, batch=(83, 80, 83))).verdict == "undecided"
 
 
+@pytest.mark.parametrize(("row", "few"), [(WITHIN, (2, 32)), (STABLE, (2, 32)), (TREND, (8, 32)), (MONOTONE, (2, 32))])
+def test_listed_levels_are_judged_as_if_the_study_had_no_others(row, few):
+    table = study(8, batch=(79, 81, 83), group=(80, 70, 82))
+    fixed = {} if row is WITHIN else row["where"]
+    asked = {**row, **({"for_each": "batch_size"} if row is WITHIN else {}), "where": {**fixed, "batch_size": list(few)}}
+    plain = {**asked, "where": fixed}
+    (expected,) = verdicts(
+        claims(plain), table[table["batch_size"].isin(few)], levels_from_factor={**LEVELS, "batch_size": few}
+    )
+    found = judge(asked, table)
+    assert (found.p, found.estimate, found.parts) == (expected.p, expected.estimate, expected.parts)
+    assert f"batch_size = {few[0]} or {few[1]}" in found.sentence
+    assert judge(plain, table).p != found.p
+
+
+def test_the_best_of_listed_levels_is_held_against_these_alone():
+    row = {"kind": "best", "arm": norm("batch"), "where": {"batch_size": 8, "norm": ["batch", "layer"]}}
+    found = judge(row, study(8, batch=83, group=90))
+    assert (found.verdict, len(found.parts)) == ("supported", 1)
+    assert judge(BEST, study(8, batch=83, group=90)).verdict == "refuted"
+
+
+def test_for_each_of_two_factors_needs_every_combination():
+    table = study(8, batch=83, group=80).assign(depth=1)
+    both = pd.concat([table, table.assign(depth=2, accuracy=table["accuracy"] + np.where(table["norm"] == "batch", -5.0, 0.0))])
+    row = {"kind": "higher", "a": norm("batch"), "b": norm("group"), "for_each": ["batch_size", "depth"]}
+    (found,) = verdicts(claims(row), both, levels_from_factor={**LEVELS, "depth": [1, 2]})
+    assert len(found.parts) == 6
+    refuting = []
+    for _, of_both in both.groupby(["batch_size", "depth"]):
+        batch, group = (of_both.query("norm == @name")["accuracy"].to_numpy() for name in ("batch", "group"))
+        refuting.append(stats.ttest_rel(batch, group, alternative="less").pvalue)
+    assert found.verdict == "refuted"
+    assert found.p == pytest.approx(2 * 6 * min(refuting)), "two-sided, and one of six is enough"
+    assert "depth = 2 " in found.sentence
+
+
 @pytest.mark.parametrize("claims_of_study", [1, 2, 7, 30])
 def test_holm_is_that_of_statsmodels(claims_of_study):
     p = np.round(np.random.default_rng(claims_of_study).uniform(0, 0.3, claims_of_study), 2)  # rounded: ties happen

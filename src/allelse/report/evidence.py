@@ -139,8 +139,7 @@ def _lacking(claim: Claim, levels: Design) -> str:
     """The levels that a claim names and no arm has; empty where that is not what is wrong with it."""
     named = {
         f"{factor} = {level_text(level)}": None
-        for arm in (claim.where, *claim.arms().values())
-        for factor, level in arm.items()
+        for _, factor, level in claim.named()
         if factor in levels and level_key(level) not in map(level_key, levels[factor])
     }
     return f"no arm has {' or '.join(named)}" if named else ""

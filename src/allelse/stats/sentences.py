@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from allelse.claims import Claim
-from allelse.design import arm_text
+from allelse.design import condition_text
 from allelse.errors import counted
 from allelse.records import CHOSEN_ON_TEST, METRICS
 from allelse.stats.contrasts import Contrast
@@ -89,7 +89,7 @@ def undecided_because(claim: Claim, contrast: Contrast, part: Part, comparisons:
 def verdict_sentence(claim: Claim, contrast: Contrast, part: Part, found: Verdict, alpha: float) -> str:
     """The sentence of a verdict: which comparison, its size and unit, interval, n, and the ruling with its reason."""
     text = _which(found, alpha) + _finding(claim, contrast, part) + _interval(claim, part, found.level)
-    text += f" where {arm_text(claim.where)}" if claim.where else ""
+    text += f" where {condition_text(claim.where)}" if claim.where else ""
     text += f"; {found.verdict}" + (f": {found.reason}." if found.reason else ".")
     if part.no_spread and min(part.p_support or 0.0, part.p_refute or 0.0) > 0 and found.verdict != "undecided":
         text += " Every seed gives exactly the same value, so the sign-flip p decided."

@@ -122,7 +122,7 @@ def _levels_in(table: pd.DataFrame, claims: Sequence[Claim]) -> Levels:
     for claim in claims:
         arms = claim.arms().values()
         named |= dict.fromkeys([*claim.where, *(factor for arm in arms for factor in arm)])
-        named |= dict.fromkeys(factor for factor in (claim.runs_along(), claim.for_each) if factor is not None)
+        named |= dict.fromkeys(factor for factor in (claim.runs_along(), *claim.each()) if factor is not None)
     cells = {factor: table[factor].tolist() for factor in named if factor in table.columns}
     levels = {
         factor: list({level_key(level): level for level in column if not is_absent(level)}.values())
