@@ -140,8 +140,9 @@ class Measured:
         """Whether the claims are judged by it: by a part of a full study where it has every arm, with more than one seed."""
         if self.version in ("full", "scaled"):
             return True
-        seeds = self.arms("accuracy")["n"]
-        return self.version == "begun" and len(seeds) == len(study.load(self.study_name).arms) and min(seeds) > 1
+        arms = self.arms("accuracy")
+        is_complete = len(arms) == len(study.load(self.study_name).arms) and not arms["pending"].any()
+        return self.version == "begun" and is_complete and min(arms["n"]) > 1
 
     def title(self, language: str) -> str:
         """Of its column: how long it trained."""

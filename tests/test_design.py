@@ -113,6 +113,13 @@ def test_each_combination_of_two_factors_is_compared_once_where_arms_lack_one_of
     ]
 
 
+def test_the_best_is_held_against_the_arms_that_have_what_holds_for_the_whole_claim():
+    one = claim(kind="best", arm=BATCH, where={"groups": 4, "size": 8})
+    against = [levels(norm="group", groups=4, size=8), levels(norm="instance", size=8)]
+    assert compared(one) == [(levels(norm="batch", size=8), other) for other in against]
+    assert len(compared(claim(kind="best", arm=BATCH, where={"size": 8}))) == 4, "all numbers of groups without it"
+
+
 def test_levels_at_which_an_arm_is_excluded_are_left_out_and_told():
     one = claim(a=BATCH, b=INSTANCE, for_each="size")
     assert [weights[0] - levels(norm="batch") for weights in compared(one)] == [levels(size=8), levels(size=32)]

@@ -1,6 +1,7 @@
 """The local launcher: everything is stored, what failed is recorded and tried again, speeds are remembered."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from study_support import PLAIN, TINY, Quiet, allelse, changed, run, statuses, w
 from allelse import engine, launch, own, store, study
 from allelse.engine import provenance
 from allelse.errors import StoreError, Terminated
-from allelse.launch import local
+from allelse.launch import local, orchestrator
 from allelse.launch.crew import NoMemory, Task, what_failed
 from allelse.plan import GAIN_TO_PACK_MORE
 from allelse.records import Pack, RunSpec
@@ -97,6 +98,21 @@ def test_a_stored_plan_is_kept_when_the_device_would_now_be_packed_otherwise(tmp
         run(file, out)
     monkeypatch.setattr(local.Speeds, "images_per_second", lambda self, pack: pytest.fail("it measured again"))
     assert run(file, out).runs_by_status == {"done": 4}
+
+
+def test_the_plan_of_a_gpu_goes_on_on_a_cpu(tmp_path, monkeypatch):
+    loaded, make_plan = study.load(write_study(tmp_path)), orchestrator.make_plan
+
+    def planned(*arguments, **named):
+        made = make_plan(*arguments, **named)
+        packs = (replace(one, pack=replace(one.pack, way=replace(one.pack.way, graph=True))) for one in made.packs)
+        return replace(made, packs=tuple(packs))
+
+    monkeypatch.setattr(orchestrator, "make_plan", planned)
+    outcome = launch.run_study(loaded, tmp_path / "out", "cpu", Quiet())
+    with store.read(tmp_path / "out") as opened:
+        assert all(pack["way"]["graph"] for pack in opened.plan["packs"]), "it was planned with graphs"
+    assert outcome.runs_by_status == {"done": len(list(loaded.runs()))}
 
 
 @pytest.mark.usefixtures("one_pack_an_arm")

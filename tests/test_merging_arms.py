@@ -150,6 +150,17 @@ def test_levels_in_another_order_are_united_in_that_of_the_first(tmp_path):
     runs, seeds = of_seeds(tmp_path / "u")
     assert seeds == [0, 1]
     assert runs == [(arm, seed, "done") for arm in ("sigmoid", "relu") for seed in (0, 1)]
+    both = [
+        {"factors": {**some(*order)["factors"], "model.norm": ["batch", "none"]}, "excluded": excluded}
+        for order, excluded in (
+            (["sigmoid", "relu", "tanh"], [{"model.activation": arm, "model.norm": "none"} for arm in ("relu", "tanh")]),
+            (["tanh", "relu", "sigmoid"], [{"model.activation": arm, "model.norm": "none"} for arm in ("tanh", "relu")]),
+        )
+    ]
+    for seed, one in enumerate(both):
+        arms = [arm for arm in definition(claims=[], factors=one["factors"])["arms"] if arm["levels"] not in one["excluded"]]
+        fill(tmp_path / f"excluding {seed}", [seed], **one, arms=arms)
+    assert store.merge(tmp_path / "w", [tmp_path / f"excluding {seed}" for seed in range(2)]), "what is excluded has no order"
     other = fill(tmp_path / "other", [2], **some("relu", "sigmoid"), alpha=0.01)
     assert "never mix: alpha: 0.05 → 0.01; leave one of them out" in refused(tmp_path / "v", tmp_path / "u", other)
 
@@ -232,14 +243,15 @@ def test_the_command_line_with_levels_here_and_levels_there(tmp_path, monkeypatc
     assert "failed" not in allelse("results", tmp_path / "all").out
     page = (tmp_path / "all" / "report.md").read_text("utf-8")
     assert page.partition("## Run it again")[2].count("model.activation=") >= 2, "both commands"
-    told = page.partition("declares otherwise than ")[2].partition(": these")[0].replace("\\", "")
+    told = page.partition("Whatever the study file declares, ")[2].partition(" was asked")[0].replace("\\", "")
     assert told == """--set 'model.activation=["sigmoid", "relu"]'""", "the levels of both at once"
 
 
 def test_a_united_report_says_with_how_many_seeds_it_was_run_at_last(tmp_path):
     folders = [
-        fill(tmp_path / str(seed), [seed], command=f"allelse run made-up --seeds 1 --first-seed {seed}") for seed in range(3)
+        fill(tmp_path / str(seed), [seed], command="allelse run made-up" + (f" --seeds 1 --first-seed {seed}" if seed else ""))
+        for seed in range(3)
     ]
     store.merge(tmp_path / "u", folders)
     page = write_report(tmp_path / "u").with_name("report.md").read_text("utf-8")
-    assert "The study file declares otherwise than --seeds 3: these verdicts" in page
+    assert "Whatever the study file declares, --seeds 3 was asked for: these verdicts" in page

@@ -8,10 +8,11 @@ import shlex
 import numpy as np
 import pandas as pd
 import pytest
-from report_support import definition, write_store
+from report_support import definition, result, write_store
 from scipy.stats import ttest_ind
 
 from allelse import store, study
+from allelse.report import gather
 from benchmarks import measured, publish, replication
 
 KEPT = sorted(path.parent for path in measured.RESULTS.glob("*/study.sqlite"))
@@ -150,6 +151,18 @@ def test_a_store_is_kept_without_the_folder_of_the_clone_and_can_be_read(tmp_pat
 def test_a_part_of_a_full_study_does_not_pass_for_the_whole(seeds, changes, expected):
     definition = study.load("sigmoid-vs-relu", seeds=seeds, changes=changes).definition()
     assert measured.kept_as(definition, {"done": 1}) == expected
+
+
+@pytest.mark.parametrize(("planned", "done", "judges"), [(2, 2, True), (1, 1, False), (10, 2, False)])
+def test_a_part_of_a_full_study_judges_where_all_that_it_planned_is_there(planned, done, judges, tmp_path):
+    loaded = study.load("conv-activation-norm-position", seeds=planned)
+    specs, described = list(loaded.runs()), loaded.definition()
+    with store.write(tmp_path, described) as opened:
+        opened.begin({"packs": [], "machine": {}, "computing": {}}, [(spec.id, spec.arm, spec.seed) for spec in specs])
+        opened.record([result(spec, 50.0 + spec.seed, probes=False) for spec in specs if spec.seed < done])
+        part = measured.Measured(gather(opened), opened.table(timing=True))
+    assert (part.version, part.judges) == ("begun", judges)
+    assert measured.Measured.of("conv-activation-norm-position-scaled").judges
 
 
 def test_a_full_study_of_which_runs_are_pending_does_not_pass_for_the_whole():

@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -165,11 +165,16 @@ def carry_out(
         if dataset.fingerprint != task.fingerprint:
             raise DataError(f"data set {dataset.name!r} was changed since the study was begun; take the change back")
         advance = lambda progress: tell(Progressed(progress))  # noqa: E731
-        return Finished(engine.train_pack(task.pack, dataset, device, checkpoint, advance))
+        return Finished(engine.train_pack(_as_computed_on(device, task.pack), dataset, device, checkpoint, advance))
     except Terminated:
         raise
     except (Exception, SystemExit) as error:  # a part of the user's own may call sys.exit
         return what_failed(task, error)
+
+
+def _as_computed_on(device: torch.device, pack: Pack) -> Pack:
+    """A pack without CUDA graphs where the device has none, as where a GPU's plan goes on."""
+    return pack if device.type == "cuda" else replace(pack, way=replace(pack.way, graph=False))
 
 
 def what_failed(task: Task, error: BaseException) -> Failed | NoMemory:

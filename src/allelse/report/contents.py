@@ -280,7 +280,7 @@ def _same(findings: Findings) -> list[str]:
 def _caveats(findings: Findings) -> Iterator[tuple[str, str]]:
     yield from (text for kind, text in CAVEATS.items() if findings.definition.get(kind))
     if changes := [f"{option} {shlex.quote(change)}" for option, change in findings.changes]:
-        told = f"The study file declares otherwise than {' '.join(changes)}: these verdicts speak of what was run."
+        told = f"Whatever the study file declares, {' '.join(changes)} was asked for: these verdicts speak of what was run."
         yield "Changed by the command.", told
 
 

@@ -163,12 +163,16 @@ class Findings:
 
     @cached_property
     def changes(self) -> list[tuple[str, str]]:
-        """What was asked for otherwise than in the study file: ``--seeds`` or ``--set`` with its value, each once; of a united
+        """What was asked for whatever the study file says: ``--seeds`` or ``--set`` with its value, each once; of a united
         folder with the levels and seeds of all its parts."""
-        commands = [command] if (command := self.definition.get("command")) else self.commands
-        given = [pair for command in commands for pair in pairwise(words_of(command)) if pair[0] in ("--seeds", "--set")]
-        seeds = {"--seeds": str(len(self.definition["seeds"]))} if self.parts else {}
-        return list(dict.fromkeys((option, seeds.get(option, change)) for option, change in given))
+        whole = self.definition.get("command")
+        of_parts, of_all = (
+            [pair for one in them for pair in pairwise(words_of(one))] for them in (self.commands, [whole or ""])
+        )
+        seeds = [pair for pair in of_parts if pair[0] == "--seeds"]
+        if seeds and self.parts:
+            seeds = [("--seeds", str(len(self.definition["seeds"])))]
+        return list(dict.fromkeys([*seeds, *(pair for pair in (of_all if whole else of_parts) if pair[0] == "--set")]))
 
     @cached_property
     def machines(self) -> list[str]:

@@ -39,14 +39,16 @@ def same_but_for_seeds(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool
 
 
 def _in_one_order(definition: Mapping[str, Any]) -> dict[str, Any]:
-    """A definition with its arms, and the levels that no claim takes in the file's order, in an order of their texts."""
+    """A definition with its arms, and the levels that no claim takes in the file's order, in an order of their texts; so with
+    what it excludes."""
     along = {claim.get("along") for claim in definition["claims"] if claim.get("kind") in WITH_AN_ORDER}
     factors = {
         factor: sorted(levels, key=canonical_json) if factor not in along or all(map(is_number, levels)) else levels
         for factor, levels in definition["factors"].items()
     }
     arms = sorted(definition["arms"], key=lambda arm: canonical_json(arm["levels"]))
-    return {**definition, "factors": factors, "arms": arms}
+    excluded = {"excluded": sorted(definition["excluded"], key=canonical_json)} if "excluded" in definition else {}
+    return {**definition, "factors": factors, "arms": arms, **excluded}
 
 
 def apart(part: Mapping[str, Any], whole: Mapping[str, Any]) -> str:
