@@ -141,7 +141,7 @@ class Measured:
         if self.version in ("full", "scaled"):
             return True
         arms = self.arms("accuracy")
-        is_complete = len(arms) == len(study.load(self.study_name).arms) and not arms["pending"].any()
+        is_complete = len(arms) == len(study.load(self.study_name).arms) and not arms[["pending", "failed"]].any(axis=None)
         return self.version == "begun" and is_complete and min(arms["n"]) > 1
 
     def title(self, language: str) -> str:

@@ -139,7 +139,7 @@ def sizes(verdict: stats.Verdict) -> list[float]:
 def summary(language: str) -> Iterator[str]:
     """What came of the brief's statements in all measured studies, and how much of it is evaluation."""
     words = WORDS[language]
-    measured = [one for name in STUDIES for one in [each for each in versions(name) if each.judges][:1]]
+    measured = [one for name in STUDIES if (one := next((each for each in versions(name) if each.judges), None))]
     says: dict[str, dict[str, list[str]]] = {name: {} for name in ("supported", "refuted", "undecided", "not asked")}
     apart = [0.0]
     for one in measured:

@@ -239,6 +239,17 @@ class OwnRate(NormalisedSGD):
             weight.sub_(0.01 * weight.grad)
 
 
+class FirstRate(NormalisedSGD):
+    def __init__(self, params, lr=0.1):
+        super().__init__(params, lr)
+        self.first_rate = lr
+
+    @torch.no_grad()
+    def step(self):
+        for weight in self.param_groups[0]["params"]:
+            weight.sub_(self.first_rate * weight.grad)
+
+
 class Counting(NormalisedSGD):
     steps = 0
 

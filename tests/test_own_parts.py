@@ -277,6 +277,7 @@ def test_a_whole_network_with_dropout_of_torch_is_refused():
     [
         (f"{USERS}Noisy", "is random: "),
         (f"{USERS}OwnRate", "does not follow 'lr' of its param_groups"),
+        (f"{USERS}FirstRate", "does not follow 'lr' of its param_groups"),
         (f"{USERS}Counting", "keeps what a checkpoint does not; "),
         (f"{USERS}NewData", "puts new tensors in the place of the weights; "),
         (f"{USERS}Sets", "keeps what a checkpoint cannot hold (TypeError: Object of type set is not JSON serializable)"),

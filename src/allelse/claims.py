@@ -208,8 +208,8 @@ def _rows(
     """``Setting.rows`` and ``Setting.missing``, of the arms that have what is ``shared``."""
     if claim.kind == "best":
         arm, why = _meant(claim, "arm", claim.arm, shared, design)
-        others = [] if why else design.others(arm, list(claim.arm))
-        picked = [other for other in others if all(claim.picks(*level) for level in other.items()) and _has(other, shared)]
+        others = [] if why else design.others(arm, list(claim.arm), shared)
+        picked = [other for other in others if all(claim.picks(*level) for level in other.items())]
         return tuple(({}, {"arm": arm, "other": other}) for other in picked), (why,) if why else ()
     along = claim.runs_along()
     rows: list[tuple[LevelFromFactor, Mapping[str, Mapping[str, Level]]]] = []
@@ -224,11 +224,6 @@ def _rows(
         elif along is None or any(along in arm for arm in found.values()):
             rows.append((step, found))
     return tuple(rows), tuple(missing)
-
-
-def _has(arm: Mapping[str, Level], shared: Mapping[str, Level]) -> bool:
-    """Whether an arm has the levels that hold for the whole claim, of the factors that it has."""
-    return all(level_key(arm[factor]) == level_key(level) for factor, level in shared.items() if factor in arm)
 
 
 def _meant(

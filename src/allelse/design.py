@@ -66,12 +66,13 @@ class Design(Mapping[str, Sequence[Level]]):
         """Why ``find`` finds no arm."""
         return self._search(named, shared)[1]
 
-    def others(self, arm: Arm, factors: Sequence[str]) -> list[Arm]:
-        """All arms but this one that are like it in every factor that is not among ``factors`` and that both have."""
+    def others(self, arm: Arm, factors: Sequence[str], shared: Arm) -> list[Arm]:
+        """All arms but this one that are like it in every factor that is not among ``factors`` and that both have, with those
+        ``shared`` levels whose factor they have."""
         found = self._all
-        for factor in self._levels:
-            if factor in arm and factor not in factors:
-                found &= self._with[factor][level_key(arm[factor])] | ~self._having[factor]
+        for factor, level in {**shared, **arm}.items():
+            if factor not in factors:
+                found &= self._with[factor][level_key(level)] | ~self._having[factor]
         return [other for other in self._arms(found) if arm_key(other) != arm_key(arm)]
 
     def _search(self, named: Arm, shared: Arm) -> tuple[int, str]:

@@ -109,7 +109,7 @@ def _moved(
     """Where the weights are after all steps, which are interrupted by a checkpoint where asked."""
     torch.default_generator.manual_seed(seed)
     module = _Weights(at)
-    optimizer = build_own_optimizer(list(module.parameters()), part, rates[0])
+    optimizer = build_own_optimizer(list(module.parameters()), part, RATES[0])  # which is not to be followed
     for step, rate in enumerate(rates):
         if interrupted and step == STEPS // 2:
             module, optimizer = _restored(part, at, module, optimizer)
