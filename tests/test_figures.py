@@ -188,6 +188,22 @@ def test_a_missing_seed_is_left_out_of_its_pair_alone(tmp_path):
     assert "n = 4 to 5 seeds" in figure.words.caption.replace("\u00a0", " ")
 
 
+def test_captions_say_how_many_arms_have_no_value_and_no_panel_is_thinned_out_for_that(tmp_path):
+    def deepest_diverge(spec, value):
+        return result(spec, value, status="diverged" if spec.arm["model.depth"] == 4 else "done")
+
+    findings = findings_of(tmp_path, definition(claims=CLAIMS[:1]), deepest_diverge)
+    for figure in (learning_curves(findings), gradients(findings)):
+        caption = figure.words.caption.replace("\u00a0", " ")
+        assert [panel.title for panel in figure.panels] == ["depth 1", "depth 2"]
+        assert "n = 5 seeds an arm, none in 2 arms; " in caption
+        assert "Drawn are" not in caption
+    assert "n = 5 seeds an arm, none in 2 arms; " in accuracy(findings).words.caption.replace("\u00a0", " ")
+    figure = differences(findings)
+    assert "n = 5 seeds a pair, none in 1 pair; " in figure.words.caption.replace("\u00a0", " ")
+    assert figure.words.alt.endswith("relu − sigmoid, depth 4: no value.")
+
+
 def test_one_seed_has_a_mean_and_no_interval(tmp_path):
     line = accuracy(findings_of(tmp_path, definition(seeds=[0]))).panels[0].lines[0]
     assert all(map(isnan, line.low))

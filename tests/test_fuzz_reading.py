@@ -99,7 +99,7 @@ def test_progress_that_cannot_be_written_stops_no_training(here):
 
 
 def test_a_terminal_that_is_closed_stops_no_training(here):
-    write_study(here, changed("epochs          = 2", "epochs = 100"))
+    write_study(here, changed("epochs          = 2", "epochs = 30"))
     screen, terminal = pty.openpty()
     with (
         open("told", "w+") as told,

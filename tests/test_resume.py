@@ -20,7 +20,7 @@ figures.FIGURES.clear()  # they take longer than all the rest
 loop.SECONDS_BETWEEN_CHECKPOINTS = -1
 main()
 """
-STUDY = changed("epochs          = 2", "epochs          = 100")
+STUDY = changed("epochs          = 2", "epochs          = 40")
 
 
 def start(file, out) -> subprocess.Popen:

@@ -67,7 +67,7 @@ def three_ways(findings: Findings) -> Figure | None:
     )
     gaps = [(_mean(findings, arm, ways[1][0]) - _mean(findings, arm, ways[0][0]), arm) for arm in concerned]
     widest, arm = max(gaps, key=lambda gap: abs(gap[0]))
-    alt = f"Widest distance between recalibrated and running statistics: {_points(widest)} in {findings.arm_name(arm)}."
+    alt = f"Widest distance between recalibrated and running statistics: {points_text(widest)} in {findings.arm_name(arm)}."
     words = Words("three-ways", "Running, recalibrated and batch statistics", caption, alt)
     if layout.x is None:
         rows = tuple(
@@ -221,8 +221,8 @@ def _by_arm(findings: Findings) -> str:
     return "Mean test accuracy. " + "; ".join(texts[:MOST_ROWS]) + more + "."
 
 
-def _points(value: float) -> str:
-    return f"{value:+.2f} points".replace("-", "−")
+def points_text(value: float) -> str:
+    return f"{value:+.2f} points".replace("-", "−") if value == value else "no value"
 
 
 def _bars(findings: Findings, metrics: Sequence[str]) -> str:
@@ -239,7 +239,7 @@ def _means(bars: str) -> str:
 
 
 def _n(findings: Findings) -> str:
-    return f"{seeds_text([len(finite(findings.values(arm))) for arm in findings.arms])} an arm"
+    return seeds_text([len(finite(findings.values(arm))) for arm in findings.arms])
 
 
 def _with_left_out(words: Words, count: int, what: str) -> Words:

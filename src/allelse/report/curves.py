@@ -12,11 +12,14 @@ from allelse.report.layout import MOST_SERIES, and_more, combinations_of, layout
 from allelse.report.shapes import Chart, Line, Panel, Words
 from allelse.stats.effects import Floats
 
+SPLITS = ("test", "train")
+
 
 def learning_curves(findings: Findings) -> Chart | None:
     """Series as in the other figures; of many panels the first, the last and some between."""
     layout = layout_of(findings)
-    chosen, panels = panels_of(findings, layout)
+    there = [arm for arm in findings.arms if any(_by_epoch(findings, arm, f"{split}_accuracy").size for split in SPLITS)]
+    chosen, panels = panels_of(findings, layout, there)
     all_series = list(combinations_of(findings, layout.series))
     series = all_series[:MOST_SERIES]
     drawn, counts = [], []
@@ -27,7 +30,7 @@ def learning_curves(findings: Findings) -> Chart | None:
             if arm is None:
                 continue
             label = findings.arm_name(one) if one else "the only arm"
-            for split in ("test", "train"):
+            for split in SPLITS:
                 values = _by_epoch(findings, arm, f"{split}_accuracy")
                 if values.size:
                     lines.append(_line(label, style, split, values))
@@ -36,11 +39,12 @@ def learning_curves(findings: Findings) -> Chart | None:
             drawn.append(Panel(findings.arm_name(fixed) if fixed else "", tuple(lines)))
     if not drawn:
         return None
+    counts += [0] * (len(findings.arms) - len(there))
     several = max(counts) > 1
     caption = (
         f"Accuracy after each epoch: strong lines are {'means ' if several else ''}on the test split, dotted lines "
         f"{'means ' if several else ''}on the training split (as measured while training)"
-        f"{', thin lines single seeds' if several else ''}. {seeds_text(counts)} an arm; {findings.made_with}."
+        f"{', thin lines single seeds' if several else ''}. {seeds_text(counts)}; {findings.made_with}."
         + (f" Drawn are {len(drawn)} of {panels} panels, the ends among them." if len(drawn) < panels else "")
         + and_more(len(all_series) - len(series), "series")
     )

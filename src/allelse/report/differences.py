@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from allelse import stats
 from allelse.claims import Claim, check_claims
 from allelse.errors import StudyError
-from allelse.report.accuracy import MOST_ROWS, mean_of
+from allelse.report.accuracy import MOST_ROWS, mean_of, points_text
 from allelse.report.findings import Findings, finite, seeds_text
 from allelse.report.shapes import Mark, Row, Rows, Words
 
@@ -40,10 +40,10 @@ def differences(findings: Findings) -> Rows | None:
     caption = (
         f"Difference in test accuracy within each seed. Diamonds are {bars if max(counts) > 1 else 'the values of one seed'}"
         + ("; shaded bands are the margins of equivalence" if any(row.margin for row in rows) else "")
-        + f". {seeds_text(counts)} a pair; {findings.made_with}."
+        + f". {seeds_text(counts, 'pair')}; {findings.made_with}."
         + (f" {more} more pairs are not drawn." if more else "")
     )
-    alt = "; ".join(f"{row.label}: {row.marks[0].mean:+.2f} points" for row in rows).replace(": -", ": −")
+    alt = "; ".join(f"{row.label}: {points_text(row.marks[0].mean)}" for row in rows)
     words = Words("differences", "Paired differences", caption, f"Mean paired differences. {alt}.")
     return Rows(words, tuple(rows), "difference (percentage points)", zero=True)
 

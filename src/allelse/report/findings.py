@@ -220,14 +220,14 @@ def gather(store: Store) -> Findings:
     )
 
 
-def seeds_text(counts: Sequence[int]) -> str:
-    """``n = 5 seeds``, or ``n = 2 to 5 seeds`` where arms differ."""
-    some = sorted({count for count in counts if count})
-    if not some:
-        return "n\u00a0=\u00a00 seeds"
-    if len(some) == 1:
-        return f"n\u00a0=\u00a0{some[0]} seed{'' if some[0] == 1 else 's'}"
-    return f"n\u00a0=\u00a0{some[0]} to {some[-1]} seeds"
+def seeds_text(counts: Sequence[int], what: str = "arm") -> str:
+    """``n = 5 seeds an arm``, or ``n = 2 to 5 seeds an arm, none in 1 arm`` where they differ."""
+    some = sorted({count for count in counts if count}) or [0]
+    seeds = f"n\u00a0=\u00a0{' to '.join(map(str, dict.fromkeys((some[0], some[-1]))))} seed{'' if some[-1] == 1 else 's'}"
+    without = counts.count(0) if some[-1] else 0
+    return f"{seeds} a{'n' if what == 'arm' else ''} {what}" + (
+        f", none in {without} {what}{'' if without == 1 else 's'}" if without else ""
+    )
 
 
 def finite(values: Floats) -> Floats:

@@ -17,7 +17,8 @@ from allelse.stats.effects import Floats
 def gradients(findings: Findings) -> Chart | None:
     """Layers run from the input to the output; None where no run was probed."""
     layout = layout_of(findings)
-    chosen, panels = panels_of(findings, layout)
+    there = [arm for arm in findings.arms if _by_layer(findings.results(arm))[0]]
+    chosen, panels = panels_of(findings, layout, there)
     all_series = list(combinations_of(findings, layout.series))
     series = all_series[:MOST_SERIES]
     drawn, counts = [], []
@@ -43,11 +44,12 @@ def gradients(findings: Findings) -> Chart | None:
             drawn.append(Panel(findings.arm_name(fixed) if fixed else "", tuple(lines)))
     if not drawn:
         return None
+    counts += [0] * (len(findings.arms) - len(there))
     caption = (
         "Norm of the loss gradient by layer, from the input (left) to the output, on a logarithmic axis: strong lines at the "
         "last probed step, dotted lines at the first step"
         + (", geometric means over seeds; small marks are single seeds" if max(counts) > 1 else "")
-        + f". {seeds_text(counts)} an arm; {findings.made_with}."
+        + f". {seeds_text(counts)}; {findings.made_with}."
         + (f" Drawn are {len(drawn)} of {panels} panels, the ends among them." if len(drawn) < panels else "")
         + and_more(len(all_series) - len(series), "series")
     )

@@ -57,11 +57,19 @@ def doubles(levels: Sequence[Any]) -> bool:
     return len(numbers) >= 3 and numbers[0] > 0 and all(later >= 2 * earlier for earlier, later in pairwise(numbers))
 
 
-def combinations_of(findings: Findings, factors: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Every combination of levels of these factors that some arm has, in the study's order; one empty one without factors."""
+def combinations_of(
+    findings: Findings, factors: Sequence[str], arms: Sequence[Mapping[str, Any]] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Every combination of levels of these factors that some arm has, in the study's order; one empty one without factors.
+
+    Arguments:
+        findings: of the study.
+        factors: whose levels are combined.
+        arms: of which one must have it; any of the study when left out.
+    """
     place = {factor: {level_key(level): n for n, level in enumerate(findings.levels[factor])} for factor in factors}
     found: dict[tuple[int, ...], dict[str, Any]] = {}
-    for arm in findings.arms:
+    for arm in findings.arms if arms is None else arms:
         rank = tuple(place[factor].get(level_key(arm.get(factor)), -1) for factor in factors)
         found.setdefault(rank, {factor: arm[factor] for factor in factors if factor in arm})
     for rank in sorted(found):
@@ -80,20 +88,21 @@ def and_more(count: int, what: str) -> str:
     return f" {count} more {what} are in the table of arms only." if count > 0 else ""
 
 
-def panels_of(findings: Findings, layout: Layout) -> tuple[list[dict[str, Any]], int]:
-    """The levels of each panel to draw where every arm is a curve of its own, and how many panels there would be.
+def panels_of(findings: Findings, layout: Layout, arms: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], int]:
+    """The levels of each panel to draw where every one of ``arms`` is a curve of its own, and how many panels there would be.
 
     Of many, the ends of the x factor and what lies between; where other factors have panels too, the ends of x for each of
     them, so that two panels differ in one factor.
     """
     if layout.x is None:
-        panels = list(combinations_of(findings, layout.panels))
+        panels = list(combinations_of(findings, layout.panels, arms))
         return few(panels, MOST_PANELS), len(panels)
-    along = [{layout.x: level} for level in ordered(findings.levels[layout.x])]
+    at_x = [one[layout.x] for one in combinations_of(findings, (layout.x,), arms)]
+    along = [{layout.x: level} for level in ordered(at_x)]
     if not layout.panels:
         return few(along, 3), len(along)
-    there = list(combinations_of(findings, (layout.x, *layout.panels)))
-    beside = few(list(combinations_of(findings, layout.panels)), MOST_PANELS // 2)
+    there = list(combinations_of(findings, (layout.x, *layout.panels), arms))
+    beside = few(list(combinations_of(findings, layout.panels, arms)), MOST_PANELS // 2)
     chosen = [{**one, **at} for one in beside for at in few(along, 2)]
     return [one for one in chosen if one in there], len(there)
 
