@@ -140,8 +140,8 @@ def test_a_folder_that_vanishes_in_mid_study_is_told_and_goes_on_when_it_is_back
     [
         (errno.ENOSPC, "free space, and the same command goes on"),
         (errno.EDQUOT, "free space, and the same command goes on"),
-        (errno.EROFS, "mend its rights, or give another folder with --out"),
-        (errno.EACCES, "mend its rights, or give another folder with --out"),
+        (errno.EROFS, "mend its rights, or give another folder (run: --out)"),
+        (errno.EACCES, "mend its rights, or give another folder (run: --out)"),
         (errno.EIO, "bring it back, and the same command goes on"),
         (errno.ESTALE, "bring it back, and the same command goes on"),
         (errno.ENOTCONN, "bring it back, and the same command goes on"),

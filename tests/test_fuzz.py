@@ -115,10 +115,10 @@ def test_claims_take_no_longer_for_being_many(here):
     claim = TINY[TINY.index("[[claims]]") : TINY.index("[[references]]")]
     write_study(here, PLAIN + "".join(claim.replace("relu-above", f"claim-{number}") for number in range(1_500)))
     asked = []
-    original = study.loading.check_claims
+    original = study.declared.check_claims
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            study.loading, "check_claims", lambda claims, design: (asked.append(len(claims)), original(claims, design))
+            study.declared, "check_claims", lambda claims, design: (asked.append(len(claims)), original(claims, design))
         )
         study.load("study.toml")
     assert sum(asked) == 1_500

@@ -2,6 +2,8 @@
 
 # ruff: noqa: E501 (a message stands on one line)
 
+import re
+
 import pytest
 from message_support import (
     ACTIVATIONS,
@@ -122,7 +124,7 @@ def _here(tmp_path, monkeypatch):
         (
             "depth = 1",
             'depth = 1\nblock = "conv-act-act"',
-            "line 17: recipe.model.block: 'conv-act-act'; allowed: 'conv' at least once, 'norm', 'act' and 'drop', "
+            "line 17: recipe.model.block: 'conv-act-act'; allowed: 'conv' at least once, 'norm', 'act', 'drop' and 'add', "
             "joined by '-' in any order, none twice in a row",
         ),
         (
@@ -149,7 +151,11 @@ def _here(tmp_path, monkeypatch):
         ),
         ('precision       = "fp32"', 'augment = "flip"', "line 11: recipe.augment: 'flip'; allowed: a list in [brackets]"),
         # the [study] table
-        ('"tiny"', '"Tiny Study"', "line 2: study.name: 'Tiny Study'; allowed: lower-case letters, digits and hyphens"),
+        (
+            '"tiny"',
+            '"Tiny Study"',
+            "line 2: study.name: 'Tiny Study'; allowed: lower-case letters and digits, with single hyphens between them",
+        ),
         ('name     = "tiny"\n', "", "line 1: study.name: is missing; add it"),
         ("seeds    = 2", "seeds    = 0", "line 4: study.seeds: 0; allowed: at least 1"),
         (
@@ -263,6 +269,22 @@ def test_a_mistake_is_one_line_with_place_value_and_remedy(old, new, expected):
 )
 def test_a_level_that_does_not_fit_is_found_on_its_factors_line(factor, expected):
     assert message(f"{PLAIN}{factor}\n") == f"study.toml, line 21: factors.{expected}"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ('"model.activation" = ["', '"model.activaton" = ["', r"20: factors\.model\.activaton: .* did you mean 'activation'\?"),
+        ('["sigmoid", "relu"]', '["sigmoid", "rellu"]', r"20: factors\.model\.activation: .* did you mean 'relu'\?"),
+        (
+            'b    = { "model.activation" = "sig',
+            'b    = { "model.activaton" = "sig',
+            "22: claims.1: .* did you mean 'model.activation'",
+        ),
+    ],
+)
+def test_what_is_misspelt_is_told_where_it_stands_not_of_what_names_it_rightly(old, new, expected):
+    assert re.match(f"study.toml, line {expected}", message(changed(old, new)))
 
 
 def test_a_gain_that_is_not_known_is_found_on_the_line_of_the_init():

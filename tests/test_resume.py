@@ -93,7 +93,7 @@ def test_ctrl_c_is_one_line_and_the_same_command_goes_on(uninterrupted, tmp_path
     assert second.err.startswith(
         f"allelse: {tmp_path}/out: process {process.pid} on {socket.gethostname()} is writing to it (since 2"
     )
-    assert second.err.endswith("; wait for it to end, or give another folder with --out\n")
+    assert second.err.endswith("; wait for it to end, or give another folder (run: --out)\n")
     with start(file, tmp_path / "out") as process:
         process.communicate()
     assert process.returncode == 0

@@ -147,7 +147,7 @@ def test_a_second_writer_is_told_who_writes_and_may_after_a_kill(tmp_path):
         holder.kill()
     assert re.sub(r"since [0-9T:+-]*", "since T", told) == (
         f"{tmp_path}/out: process {holder.pid} on {socket.gethostname()} is writing to it (since T); "
-        "wait for it to end, or give another folder with --out"
+        "wait for it to end, or give another folder (run: --out)"
     )
     with store.write(tmp_path / "out", DEFINITION):
         pass
@@ -213,7 +213,7 @@ def test_a_folder_that_cannot_be_written_is_told_in_one_line(tmp_path, monkeypat
     monkeypatch.setattr("pathlib.Path.mkdir", denied)
     assert refused(tmp_path / "out") == (
         f"{tmp_path}/out: cannot be used as an output folder: [Errno 13] Permission denied: '{tmp_path}/out'; "
-        "what is finished there stays; free space or mend its rights, or give another folder with --out"
+        "what is finished there stays; free space or mend its rights, or give another folder (run: --out)"
     )
 
 
@@ -254,6 +254,9 @@ def test_a_folder_without_a_study_is_told_with_what_makes_one(tmp_path):
     assert str(caught.value) == (
         f"{tmp_path}: no study was run there (it holds no study.sqlite); 'allelse run STUDY --out {tmp_path}' makes one"
     )
+    (tmp_path / "notes.txt").touch()  # there, no study can be run
+    with pytest.raises(StoreError, match="give the folder that 'allelse run' named as its report's"), store.read(tmp_path):
+        pass
 
 
 @pytest.mark.parametrize("way", [shutil.copytree, shutil.move])

@@ -160,12 +160,12 @@ class Results:
     def verdicts(self) -> pd.DataFrame:
         """One row a claim: its ``id``, what it ``says``, its ``verdict``, estimate, n, correlation and sentence.
 
-        ``low`` and ``high`` are a 95 % t interval (90 % for ``within`` and ``stable``; see ``alpha``); it and ``p`` are before
-        Holm's correction, the verdict is after it.
+        ``low`` and ``high`` are a t interval at ``level``: 1 − the study's ``alpha``, for ``within`` and ``stable`` 1 − 2
+        ``alpha``; it and ``p`` are before Holm's correction, the verdict is after it.
         """
         with store.read(self.folder) as opened:
             judged = judge(opened)
-        columns = ["id", "says", "verdict", "estimate", "low", "high", "p", "n", "correlation", "sentence"]
+        columns = ["id", "says", "verdict", "estimate", "low", "high", "level", "p", "n", "correlation", "sentence"]
         return pd.DataFrame([verdict.to_json() for verdict in judged], columns=columns)
 
     def comparisons(self) -> pd.DataFrame:

@@ -26,7 +26,7 @@ from allelse.errors import StoreError, counted, inert, listed
 from allelse.recipe import Recipe
 from allelse.records import METRICS, THREE_WAYS, Pack, canonical_json
 from allelse.report.evidence import why_not_asked
-from allelse.stats.sentences import number
+from allelse.stats.sentences import digits_between, number
 from allelse.store import Store
 from allelse.study import Arm, Study
 
@@ -249,9 +249,9 @@ def show_results(store: Store, metric: str = "accuracy") -> None:
         table.add_row(
             *(level_text(row[factor]) for factor in factors),
             str(row["n"]),
-            _number(row["mean"], metric),
+            _number(row["mean"], metric, digits := digits_between(row["low"], row["high"])),
             _number(row["sd"], metric),
-            f"{_number(row['low'], metric)} … {_number(row['high'], metric)}",
+            f"{_number(row['low'], metric, digits)} … {_number(row['high'], metric, digits)}",
             *([", ".join(published)] if references else []),
             *(str(row[trouble] or "") for trouble in troubles),
         )
@@ -264,8 +264,8 @@ def show_results(store: Store, metric: str = "accuracy") -> None:
             console.print(f"{run.status}: {_arm(run.arm, factors)}, seed {run.seed}: {run.result.error}")
 
 
-def _number(value: float | None, metric: str = "accuracy") -> str:
-    return "–" if value is None or value != value else number(value, metric)
+def _number(value: float | None, metric: str = "accuracy", digits: int = 3) -> str:
+    return "–" if value is None or value != value else number(value, metric, digits=digits)
 
 
 def _arm(levels: Mapping[str, Any], factors: Sequence[str]) -> str:

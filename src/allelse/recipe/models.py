@@ -30,7 +30,8 @@ def _check_order(value: Any, weight: str) -> str:
             raise ValueError(f"unknown part {part!r}; {did_you_mean(part, known)}, joined by '-' in any order")
     if weight not in parts or any(first == second for first, second in pairwise(parts)):
         raise ValueError(
-            f"allowed: {weight!r} at least once, 'norm', 'act' and 'drop', joined by '-' in any order, none twice in a row"
+            f"allowed: {weight!r} at least once, 'norm', 'act', 'drop' and 'add', joined by '-' in any order, "
+            "none twice in a row"
         )
     if "add" in parts and (parts.count("add") > 1 or weight in parts[parts.index("add") :]):
         raise ValueError(f"allowed: 'add' once, after the last {weight!r}")

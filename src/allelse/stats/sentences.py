@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import floor, log10
 
 from allelse.claims import Claim
 from allelse.design import condition_text
@@ -28,10 +29,17 @@ def metric_text(metric: str) -> str:
     return metric.replace("_", " ") + warning
 
 
-def number(value: float, metric: str, signed: bool = False) -> str:
-    """A value of a metric: two decimals for accuracies, three significant digits for others."""
-    text = f"{value:{'+' if signed else ''}{'.2f' if is_accuracy(metric) else '.3g'}}"
+def number(value: float, metric: str, signed: bool = False, digits: int = 3) -> str:
+    """A value of a metric: two decimals for accuracies, so many significant digits for others."""
+    text = f"{value:{'+' if signed else ''}{'.2f' if is_accuracy(metric) else f'.{digits}g'}}"
     return text.replace("-", "−")
+
+
+def digits_between(low: float, high: float) -> int:
+    """As many significant digits as tell the ends of an interval apart, three or more."""
+    if not low < high:
+        return 3
+    return max(3, 2 + floor(log10(max(abs(low), abs(high)))) - floor(log10(high - low)))
 
 
 def quantity(value: float, metric: str) -> str:

@@ -14,7 +14,7 @@ from allelse.store.forms import visible
 
 STAYS = "what is finished there stays"
 FULL = f"no space is left for it; {STAYS}; free space, and the same command goes on"
-NOT_WRITABLE = f"{STAYS}; free space or mend its rights, or give another folder with --out"
+NOT_WRITABLE = f"{STAYS}; free space or mend its rights, or give another folder (run: --out)"
 REFUSED = (
     f"the disk is full, over a quota, or does not answer; {STAYS}; free space or bring it back, and the same command goes on"
 )

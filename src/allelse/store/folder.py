@@ -48,10 +48,10 @@ def read(folder: str | Path, *, mend: bool = True) -> Iterator[Store]:
         if folder.is_file():
             raise StoreError(f"{folder}: is a file; give the output folder of a study")
         if not (folder / FILE).is_file():
-            raise StoreError(
-                f"{folder}: no study was run there (it holds no {FILE}); "
-                f"'allelse run STUDY --out {shlex.quote(str(folder))}' makes one"
-            )
+            remedy = f"'allelse run STUDY --out {shlex.quote(str(folder))}' makes one"
+            if folder.is_dir() and any(folder.iterdir()):
+                remedy = "give the folder that 'allelse run' named as its report's"
+            raise StoreError(f"{folder}: no study was run there (it holds no {FILE}); {remedy}")
     # A writer that was killed while it stored leaves a journal, which only a connection that may write can take back.
     with connected(folder, "rw" if mend and os.access(folder, os.W_OK) else "ro") as (connection, version):
         if version == 0:
@@ -169,7 +169,9 @@ def make(folder: str | Path) -> Path:
         if folder.exists() and not folder.is_dir():
             raise StoreError(f"{folder}: is a file; give a folder")
         if folder.is_symlink() and not folder.exists():
-            raise StoreError(f"{folder}: is a link to nothing; bring back what it leads to, or give another folder with --out")
+            raise StoreError(
+                f"{folder}: is a link to nothing; bring back what it leads to, or give another folder (run: --out)"
+            )
         if folder.exists() and not (folder / FILE).exists() and {entry.name for entry in folder.iterdir()} - OURS:
             raise StoreError(f"{folder}: holds other files and no study; give an empty or a new folder")
         folder.mkdir(parents=True, exist_ok=True)
@@ -188,7 +190,7 @@ def _check_files(folder: Path, names: tuple[str, ...]) -> None:
         if os.path.lexists(path) and not path.is_file():
             raise StoreError(
                 f"{folder}: its {path.name} is no file, but a folder, a device, a pipe or a link to nothing; take it away, or "
-                f"give another folder with --out"
+                f"give another folder (run: --out)"
             )
 
 

@@ -39,7 +39,7 @@ def held(folder: Path) -> Iterator[None]:
     except _Held:
         who, since = _who(holder)
         raise StoreError(
-            f"{folder}: {who} is writing to it{since}; wait for it to end, or give another folder with --out"
+            f"{folder}: {who} is writing to it{since}; wait for it to end, or give another folder (run: --out)"
         ) from None
     try:
         with explained(folder):

@@ -1,7 +1,8 @@
 """Studies: a packaged name or a TOML file, with what the command line changes, in; a checked ``Study`` out.
 
 Read ``file`` (what a study file may say), ``factors`` and ``arms`` (how levels become recipes), ``whole`` (the study),
-``loading`` (from the file to the study), ``tuning`` (the arms of the tuning runs); ``changes`` sets keys of raw recipes.
+``declared`` (what claims and conditions may name), ``loading`` (from the file to the study), ``tuning`` (the arms of the
+tuning runs); ``changes`` sets keys of raw recipes.
 """
 
 from allelse.study.arms import Arm

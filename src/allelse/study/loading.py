@@ -13,22 +13,20 @@ import shlex
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from allelse import own
-from allelse.claims import Claim, check_claims
-from allelse.design import Design, Level, arm_text, condition_text, instead_of, level_key, matches
+from allelse.design import Level, arm_text, condition_text, matches
 from allelse.errors import StudyError, did_you_mean, one_line
 from allelse.messages import Path as Stands
 from allelse.messages import Place
-from allelse.recipe import BatchStatistics, Recipe
-from allelse.records import METRICS, OF_BATCH_NORM
+from allelse.recipe import Recipe
 from allelse.study.arms import Arm, Builder, placed
 from allelse.study.changes import covers, dotted, give_way, merge, outer_first, parse_change, put
+from allelse.study.declared import check_declared, check_measured, is_excluded
 from allelse.study.factors import Factor, check_condition, check_when, combinations, read_factors, replaced_levels
-from allelse.study.file import MOST_FIRST_SEED, Adjust, Reference, StudyFile, Tune, Version, read
+from allelse.study.file import MOST_FIRST_SEED, Adjust, StudyFile, Tune, Version, read
 from allelse.study.tuning import check_tuning, read_tune
 from allelse.study.values import misfit
 from allelse.study.whole import Study
@@ -83,7 +81,7 @@ def load(
     with place.named():
         file = StudyFile.model_validate(raw)
     own_factors = read_factors(file.factors, place)
-    _check_declared(file, own_factors, place)
+    check_declared(file, own_factors, place)
 
     put_in = getattr(file, version) if version else Version()
     factors = _with_levels_of(version, own_factors, put_in, place)
@@ -118,10 +116,10 @@ def load(
     if len(combined) * count > MOST_RUNS:  # before so many arms are built
         raise _too_many(f"{source}: {len(combined)} arms × {count} seeds", "ask for fewer with --seeds")
     exclude = file.exclude if put_in.exclude is None else put_in.exclude
-    excluded = [levels for levels in combined if _is_excluded(exclude, levels)]
+    excluded = [levels for levels in combined if is_excluded(exclude, levels)]
     adjust = _adjust(file, version, put_in, keep_seeds=seeds is None)
     build = Builder(recipe, factors, adjust, all_seeds, place, changes, [(version, key) for key in put_in.recipe]).build
-    built = [build(levels) for levels in combined if not _is_excluded(exclude, levels)]
+    built = [build(levels) for levels in combined if not is_excluded(exclude, levels)]
     if not built:
         option = f"--{version}" if version else "the exclusion"
         raise StudyError(f"{source}: exclude: no arm is left; leave out {option} or the --set that takes the others away")
@@ -140,7 +138,7 @@ def load(
     if not changes:  # else arms may be left out that keep it
         _check_version_takes_effect(version, put_in, tune, [moved for _, moved in built], place)
     if not version and not changes:  # else a claim may be one that is not asked in this run
-        _check_measured(file.claims, arms, place)
+        check_measured(file.claims, arms, place)
     study = Study(
         name="-".join(filter(None, (file.study.name, version))),
         question=file.study.question,
@@ -177,83 +175,6 @@ def _command(name_or_path: str | Path, version: str, seeds: int | None, first_se
     options += ["--first-seed", str(first_seed)] if first_seed is not None else []
     options += [word for change in changes for word in ("--set", change)]
     return shlex.join(["allelse", "run", str(name_or_path), *options])
-
-
-# ── what the file declares ──────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _check_declared(file: StudyFile, factors: Mapping[str, Factor], place: Place) -> None:
-    """Hold conditions, exclusions, adjustments, claims and references against the file's own factors."""
-    for name in factors:
-        check_when(name, factors[name], factors, place)
-    combined = combinations(factors, place)
-    for number, condition in enumerate(file.exclude):
-        check_condition(condition, factors, ("exclude", number), place)
-        if not any(matches(condition, levels) for levels in combined):
-            raise place.error(("exclude", number), f"no arm has {condition_text(condition)}, so this excludes nothing")
-    left = [levels for levels in combined if not _is_excluded(file.exclude, levels)]
-    if not left:
-        raise place.error(("exclude", 0), "every combination of levels is excluded; leave at least one")
-    for number, adjust in enumerate(file.adjust):
-        check_condition(adjust.where, factors, ("adjust", number, "where"), place)
-        if not any(matches(adjust.where, levels) for levels in left):
-            raise place.error(
-                ("adjust", number, "where"), f"no arm has {condition_text(adjust.where)}; name arms that there are"
-            )
-    for factor in (file.tune.per or ()) if file.tune else ():
-        if factor not in factors:
-            raise place.error(("tune", "per"), f"there is no factor {factor!r}; {did_you_mean(factor, list(factors))}")
-    design = Design({name: list(factor.levels) for name, factor in factors.items()}, left)
-    _check_claims(file.claims, design, place)
-    _check_references(file.references, design, place)
-
-
-def _check_claims(claims: Sequence[Claim], design: Design, place: Place) -> None:
-    for number, claim in enumerate(claims):
-        if claim.metric not in METRICS:
-            raise place.error(("claims", number, "metric"), f"{claim.metric!r}; {did_you_mean(claim.metric, list(METRICS))}")
-    first_from_id: dict[str, Claim] = {}
-    for number, claim in enumerate(claims):
-        try:
-            check_claims([first_from_id[claim.id], claim] if claim.id in first_from_id else [claim], design)
-        except StudyError as error:
-            raise place.error(("claims", number), str(error)) from None
-        first_from_id[claim.id] = claim
-
-
-def _check_measured(claims: Sequence[Claim], arms: Sequence[Arm], place: Place) -> None:
-    """Refuse a claim on a metric that no arm will have."""
-    for number, claim in enumerate(claims):
-        for is_of, has, remedy in (
-            (
-                claim.metric.startswith("validation_"),
-                attrgetter("validation_per_class"),
-                "set validation_per_class in [recipe]",
-            ),
-            (claim.metric.endswith("_raw"), attrgetter("averaging"), "set averaging in [recipe]"),
-            (claim.metric in OF_BATCH_NORM, _may_have_batch_norm, "it is measured of BatchNorm"),
-        ):
-            if is_of and not any(has(arm.recipe) for arm in arms):
-                raise place.error(("claims", number, "metric"), f"{claim.metric!r}, which no arm will have; {remedy}")
-
-
-def _may_have_batch_norm(recipe: Recipe) -> bool:
-    return isinstance(getattr(recipe.model, "norm", None), BatchStatistics) or bool(recipe.own_parts())
-
-
-def _check_references(references: Sequence[Reference], design: Design, place: Place) -> None:
-    for number, reference in enumerate(references):
-        for factor, level in reference.arm.items():
-            if factor not in design:
-                raise place.error(
-                    ("references", number),
-                    f"{reference.source!r} names the factor {factor!r}; {did_you_mean(factor, list(design))}",
-                )
-            if level_key(level) not in map(level_key, design[factor]):
-                remedy = instead_of(level, design[factor])
-                raise place.error(("references", number), f"{reference.source!r}: {factor} = {level!r}; {remedy}")
-        if not design.find(reference.arm, {}):
-            raise place.error(("references", number), f"{reference.source!r}: {design.why_none(reference.arm, {})}")
 
 
 # ── what --quick, --scaled and --set change ───────────────────────────────────────────────────────────────────────────────────
@@ -361,10 +282,6 @@ def _who_sets_anew(key: str, moved: Sequence[Mapping[str, Stands]]) -> str:
 
 
 # ── which arms there are ────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _is_excluded(exclude: Sequence[Mapping[str, Any]], levels: Mapping[str, Level]) -> bool:
-    return any(matches(condition, levels) for condition in exclude)
 
 
 def _levels_there(factors: Mapping[str, Factor], arms: Sequence[Arm]) -> dict[str, tuple[Level, ...]]:
