@@ -45,7 +45,7 @@ def test_hostile_words_are_words_on_every_page_table_and_figure(here):
 
 
 def test_a_spreadsheet_takes_no_text_for_a_formula():
-    from allelse.cli.tables import as_csv
+    from allelse.cli.frames import as_csv
 
     frame = pd.DataFrame({"=a": ["=1+1", "x", None], "b": [-1.5, 2, 3], "c": pd.Series([-1, "+1", True], dtype=object)})
     assert as_csv(frame) == "'=a,b,c\n'=1+1,-1.5,-1\nx,2.0,'+1\n,3.0,True\n"

@@ -11,7 +11,7 @@ import re
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -90,7 +90,7 @@ def write(folder: Path, texts: dict[str, str] | None = None) -> Path:
 
 def look(folder: Path, pages: bool = False) -> None:
     """Everything that looks at a store."""
-    from allelse.cli import tables, tuning
+    from allelse.cli import frames, tables
     from allelse.cli.comparisons import show_comparisons
     from allelse.cli.status import show
     from allelse.errors import StudyError
@@ -99,25 +99,31 @@ def look(folder: Path, pages: bool = False) -> None:
     from allelse.report.markdown import markdown
 
     for output in ("table", "csv", "json"):
+        ends = [0]
         with quiet(), store.read(folder) as opened:
             if output == "table":
                 show(opened)
                 tables.show_results(opened)
                 tables.show_verdicts(judge(opened))
                 markdown(contents(gather(opened)))
+                tables.show_runs(frames.of_runs(opened, "--runs", timing=True), opened.definition)
             else:
-                tables.write(tables.arms(opened), output, opened)
-            first = len(caught_text())
-            tables.write(tuning.runs(opened, timing=True), output, opened)
-            second = len(caught_text())
+                for frame in (
+                    tables.arms(opened),
+                    frames.of_runs(opened, "--runs", timing=True),
+                    frames.of_runs(opened, "--epochs"),
+                    frames.of_runs(opened, "--probes"),
+                ):
+                    frames.write(frame, output, opened)
+                    ends.append(len(caught_text()))
             try:
                 show_comparisons(gather(opened), output)
             except StudyError:
                 continue
             whole = caught_text()
         if output == "csv":
-            for part in (whole[:first], whole[first:second], whole[second:]):
-                check_csv(part)
+            for first, last in pairwise([*ends, len(whole)]):
+                check_csv(whole[first:last])
 
 
 def caught_text() -> str:

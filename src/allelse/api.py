@@ -140,6 +140,18 @@ class Results:
         with store.read(self.folder) as opened:
             return opened.table(timing=timing)
 
+    def epochs(self) -> pd.DataFrame:
+        """One row an epoch of a run: ``run``, the factors, ``seed``, ``epoch`` (from 1), ``lr``, and the accuracies (percent)
+        and losses after it."""
+        with store.read(self.folder) as opened:
+            return opened.epochs()
+
+    def probes(self) -> pd.DataFrame:
+        """One row a layer and probed step of a run: ``run``, the factors, ``seed``, ``layer``, ``step`` (from 0), ``epoch``,
+        then what was measured there: norms of gradients and weights, saturation, ranks, distances of statistics."""
+        with store.read(self.folder) as opened:
+            return opened.probes()
+
     def arms(self, metric: str = "accuracy") -> pd.DataFrame:
         """One row an arm: the factors, ``n``, ``mean``, ``sd``, ``low``, ``high`` (95 % t interval), and what is missing."""
         with store.read(self.folder) as opened:

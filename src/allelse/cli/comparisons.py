@@ -8,7 +8,8 @@ from itertools import groupby
 import pandas as pd
 from rich.table import Table
 
-from allelse.cli.tables import as_csv, as_json, make_console, make_table
+from allelse.cli.frames import as_csv, as_json
+from allelse.cli.tables import make_console, make_table
 from allelse.design import arm_text
 from allelse.errors import StudyError
 from allelse.report import Findings

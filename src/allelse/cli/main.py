@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from allelse import __version__
+from allelse.cli import datasets
 from allelse.cli.streams import discard
 from allelse.errors import AllelseError, StoreError, Terminated, counted, did_you_mean
 
@@ -23,8 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="The data sets: what there is, download, import.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(data_app, name="data")
+app.add_typer(datasets.app, name="data")
 
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A packaged study's name, or a study file.")]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="An output folder.")]
@@ -111,6 +112,21 @@ def _tell(line: str) -> None:
         print(f"allelse: {line}", file=sys.stderr, flush=True)
     except OSError:
         discard(2)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+        from platform import python_version
+
+        print(f"allelse {__version__}, torch {version('torch')}, Python {python_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")] = False,
+) -> None: ...
 
 
 @app.command("list")
@@ -285,27 +301,27 @@ def results(
     folder: Folder,
     output: Annotated[Literal["table", "csv", "json", "parquet"], typer.Option("--format")] = "table",
     runs: Annotated[bool, typer.Option("--runs", help="Every run instead of every arm.")] = False,
+    epochs: Annotated[bool, typer.Option("--epochs", help="Every epoch of every run: learning curves.")] = False,
+    probes: Annotated[bool, typer.Option("--probes", help="What was measured in every layer at the probed steps.")] = False,
     timing: Annotated[bool, typer.Option("--timing", help="With --runs: also times, device, versions and host.")] = False,
     metric: Annotated[str, typer.Option("--metric", help="What to summarise per arm.")] = "accuracy",
 ) -> None:
     """What came out: n, mean, sd and 95 % interval of each arm, or every run. Parquet goes to stdout, which must be a file."""
     from allelse import store
-    from allelse.cli import tables, tuning
+    from allelse.cli import frames, tables
 
-    if timing and not runs:
-        raise AllelseError("--timing: belongs to single runs; give --runs too")
-    if runs and metric != "accuracy":
-        raise AllelseError(
-            f"--metric {metric}: summarises arms; leave out --runs, or have every metric of each run by --format csv"
-        )
+    option = frames.option({"--runs": runs, "--epochs": epochs, "--probes": probes}, output, timing, metric)
     with store.read(folder) as opened:
-        if opened.plan is None and not (runs and opened.tuning_part and opened.tuning_part.plan):
+        if opened.plan is None and not (option and opened.tuning_part and opened.tuning_part.plan):
             raise StoreError(f"{folder}: nothing is planned yet: it was stopped while measuring or tuning; run it again")
         if output == "table" and not runs:
             tables.show_results(opened, metric)
+            return
+        frame = frames.of_runs(opened, option, timing=timing) if option else tables.arms(opened, metric)
+        if output == "table":
+            tables.show_runs(frame, opened.definition)
         else:
-            frame = tuning.runs(opened, timing=timing) if runs else tables.arms(opened, metric)
-            tables.write(frame, output, opened)
+            frames.write(frame, output, opened)
 
 
 @app.command(short_help="Each claim: supported, refuted or undecided.")
@@ -315,13 +331,13 @@ def verdicts(
 ) -> None:
     """What became of each claim: supported, refuted or undecided, with its evidence."""
     from allelse import store
-    from allelse.cli import tables
+    from allelse.cli import frames, tables
     from allelse.report import judge
 
     with store.read(folder) as opened:
         judged = judge(opened)
     if output == "json":
-        print(tables.as_json([verdict.to_json() for verdict in judged]))
+        print(frames.as_json([verdict.to_json() for verdict in judged]))
     elif judged:
         tables.show_verdicts(judged)
     else:
@@ -359,37 +375,3 @@ def merge(
     from allelse import store
 
     print("\n".join(store.merge(out, folders)))
-
-
-@data_app.command("list")
-def data_list() -> None:
-    """The data sets, and whether they are on this machine."""
-    from allelse import data
-    from allelse.cli import tables
-
-    tables.show_data(data.catalogue())
-
-
-@data_app.command("fetch", short_help="Download a data set and keep it.")
-def data_fetch(name: Annotated[str, typer.Argument(help="cifar10 or cifar100.")]) -> None:
-    """Download a data set from its official place, verify it, and keep it."""
-    from allelse import data
-
-    data.fetch(name)
-    dataset = data.load(name)
-    print(f"{name}: {len(dataset.train_labels)} + {len(dataset.test_labels)} images, fingerprint {dataset.fingerprint}")
-
-
-@data_app.command("import", short_help="Take a data set that is on this machine.")
-def data_import(
-    name: Annotated[str, typer.Argument(help="cifar10 or cifar100.")],
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="Class folders, an .npz, an official archive or its folder.")],
-) -> None:
-    """Take a data set that is already on this machine, check it, and keep it."""
-    from allelse import data
-
-    kept = data.import_images(name, path)
-    dataset = data.load(name)
-    print(
-        f"{name}: {len(dataset.train_labels)} + {len(dataset.test_labels)} images, fingerprint {dataset.fingerprint}, in {kept}"
-    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
 from typing import TYPE_CHECKING, Any
@@ -21,8 +20,8 @@ from allelse.cli import tuning
 from allelse.cli.console import make_console
 from allelse.cli.progress import duration, time_of
 from allelse.data import Dataset, Entry
-from allelse.design import Level, arm_key, arm_text, is_absent, level_text, matches, short_names
-from allelse.errors import StoreError, counted, inert, listed
+from allelse.design import Level, arm_key, arm_text, level_text, matches, short_names
+from allelse.errors import counted, listed
 from allelse.recipe import Recipe
 from allelse.records import METRICS, THREE_WAYS, Pack, canonical_json
 from allelse.report.evidence import why_not_asked
@@ -273,33 +272,7 @@ def _arm(levels: Mapping[str, Any], factors: Sequence[str]) -> str:
     return ", ".join(f"{short[factor]} {level_text(level)}" for factor, level in levels.items()) or "the only arm"
 
 
-def write(frame: pd.DataFrame, output: str, store: Store) -> None:
-    """Print a frame as table, CSV or JSON, or its Parquet bytes; JSON nests the arm's levels by factor."""
-    if output == "parquet":
-        if sys.stdout.isatty():
-            raise StoreError("parquet is not for the screen; send it to a file: allelse results DIR --format parquet > FILE")
-        # There a column has one type, where the levels of a factor may have several.
-        for column in [name for name in frame if pd.api.types.is_object_dtype(frame[name])]:
-            if len(kinds := set(frame[column].dropna().map(type))) > 1:
-                frame[column] = frame[column].map(float if kinds <= {int, float} else str, na_action="ignore")
-        frame.to_parquet(sys.stdout.buffer)
-    elif output == "csv":
-        print(as_csv(frame), end="")
-    elif output == "json":
-        factors = list(store.definition["factors"])
-        nested = [
-            {
-                **{key: value for key, value in row.items() if key not in factors},
-                "arm": {factor: row[factor] for factor in factors if not is_absent(row[factor])},
-            }
-            for row in frame.to_dict("records")
-        ]
-        print(as_json(nested))
-    else:
-        _show_runs(frame, store.definition)
-
-
-def _show_runs(frame: pd.DataFrame, definition: Mapping[str, Any]) -> None:
+def show_runs(frame: pd.DataFrame, definition: Mapping[str, Any]) -> None:
     console, tune, factors = make_console(), definition.get("tune"), list(definition["factors"])
     if tune:
         tried, frame = frame[frame["purpose"] == "tuning"], frame[frame["purpose"] == "comparison"]
@@ -322,46 +295,6 @@ def _print_runs(console: Console, frame: pd.DataFrame, factors: Sequence[str], n
     for row in frame.to_dict("records"):
         if row["status"] in ("diverged", "failed"):
             console.print(f"{row['run']} {row['status']}: {row['error']}")
-
-
-def as_json(rows: list[dict[str, Any]]) -> str:
-    import json
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(inner) for key, inner in value.items()}
-        value = value.item() if hasattr(value, "item") else value
-        return None if isinstance(value, float) and value != value else value
-
-    text = json.dumps([plain(row) for row in rows], indent=1, ensure_ascii=False, allow_nan=False)
-    return text if inert(text) == text else json.dumps(json.loads(text), indent=1)
-
-
-def as_csv(frame: pd.DataFrame) -> str:
-    """A frame as CSV. A text that a spreadsheet would take for a formula has an apostrophe before it, as OWASP advises."""
-
-    def plain(value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        text = inert(value)
-        return f"'{text}" if text.startswith(FORMULA_STARTS) else text
-
-    shown = pd.DataFrame(  # an object column stays one: pandas would make 1 and None into 1.0 and nan
-        {
-            plain(name): pd.Series([*map(plain, frame[name])], frame.index, object)
-            if frame[name].dtype == object or _has_texts(frame[name])
-            else frame[name]
-            for name in frame
-        }
-    )
-    return shown.to_csv(index=False)
-
-
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\n")
-
-
-def _has_texts(column: pd.Series) -> bool:
-    return not (pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column))
 
 
 def show_verdicts(verdicts: Sequence[stats.Verdict]) -> None:

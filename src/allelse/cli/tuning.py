@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -53,20 +54,21 @@ def show(console: Console, store: Store) -> None:
         console.print(f"warning: {warning}")
 
 
-def runs(store: Store, *, timing: bool = False) -> pd.DataFrame:
-    """``Store.table``; where a number is tuned, the tuning runs come first, with what each run is for and its number."""
+def rows(store: Store, of: Callable[[Store], pd.DataFrame]) -> pd.DataFrame:
+    """What ``of`` makes of the runs; where a number is tuned, the tuning runs come first, with what each run is for and its
+    number."""
     import pandas as pd
 
-    frame, part = store.table(timing=timing), store.tuning_part
+    frame, part = of(store), store.tuning_part
     if part is None:
         return frame
     if store.tuning and len(frame):
         tuning = Tuning.from_json(store.tuning)
-        chosen = [tuning.choice_for(run.arm).value for run in store.outcomes()]
-        frame.insert(frame.columns.get_loc("seed"), tuning.key, chosen)
+        value_from_run = {run.id: tuning.choice_for(run.arm).value for run in store.outcomes()}
+        frame.insert(frame.columns.get_loc("seed"), tuning.key, frame["run"].map(value_from_run))
     parts = []
-    for one, purpose in ((part.table(timing=timing), "tuning"), (frame, "comparison")):
+    for one, purpose in ((of(part), "tuning"), (frame, "comparison")):
         if len(one):
             one.insert(1, "purpose", purpose)
-            parts.append(one.astype({"accuracy": float}))
+            parts.append(one.astype({"accuracy": float}) if "accuracy" in one else one)
     return pd.concat(parts, ignore_index=True) if parts else frame

@@ -229,29 +229,50 @@ class Store:
         A run that is not finished has its row, too, which ``attrs`` say (``design.EVERY_RUN``).
         With ``timing`` also what differs from one execution to the next: seconds, speed, device, versions, host.
         """
-        import pandas as pd
 
-        rows = []
-        runs = self.outcomes()
-        factors = dict.fromkeys([*self.definition["factors"], *(factor for run in runs for factor in run.arm)])
-        for run in runs:
-            row = {"run": run.id, **{factor: run.arm.get(factor) for factor in factors}, "seed": run.seed, "status": run.status}
-            row["error"] = run.result.error if run.result else None
-            row["accuracy"] = None
+        def outcome(run: StoredRun) -> dict[str, Any]:
+            row: dict[str, Any] = {"status": run.status, "error": run.result.error if run.result else None, "accuracy": None}
             if run.result:
                 row.update(sorted(run.result.metrics.items()))
-                if timing:
-                    row.update(
-                        {
-                            f"seconds_{key}" if key != "images_per_second" else key: value
-                            for key, value in run.result.timing.items()
-                        }
-                    )
-                    made = vars(run.result.provenance) if run.result.provenance else {}
-                    row.update({key: value for key, value in made.items() if key not in factors})
-            rows.append(row)
-        frame = pd.DataFrame(rows)
+            if run.result and timing:
+                seconds = run.result.timing.items()
+                row |= {f"seconds_{key}" if key != "images_per_second" else key: value for key, value in seconds}
+                row |= vars(run.result.provenance) if run.result.provenance else {}
+            return row
+
+        frame = self._table(self.outcomes(), lambda run: [outcome(run)])
         frame.attrs[EVERY_RUN] = True
+        return frame
+
+    def epochs(self) -> pd.DataFrame:
+        """One row an epoch of a run, finished or diverged: ``run``, one column a factor, ``seed``, ``epoch`` (from 1), then
+        ``lr`` and the accuracies and losses after it (``RunResult.epochs``)."""
+        return self._table(
+            self.runs(), lambda run: [{"epoch": n, **row} for n, row in enumerate(run.result.epochs if run.result else (), 1)]
+        )
+
+    def probes(self) -> pd.DataFrame:
+        """One row a layer and probed step of a run: ``run``, one column a factor, ``seed``, ``layer``, ``step`` (from 0),
+        ``epoch``, then what was measured there (``engine.probes``)."""
+        first = ("layer", "step", "epoch")
+        return self._table(
+            self.runs(),
+            lambda run: [{key: row.get(key) for key in first} | dict(row) for row in (run.result.probes if run.result else ())],
+        )
+
+    def _table(self, runs: Sequence[StoredRun], rows_of: Callable[[StoredRun], Iterable[Mapping[str, Any]]]) -> pd.DataFrame:
+        """``run``, one column a factor and ``seed`` before each of a run's rows; where the name of a factor is that of a value,
+        too, the value's has ``_measured`` after it."""
+        import pandas as pd
+
+        factors = dict.fromkeys([*self.definition["factors"], *(factor for run in runs for factor in run.arm)])
+        rows = [
+            {"run": run.id, **{factor: run.arm.get(factor) for factor in factors}, "seed": run.seed}
+            | {f"{name}_measured" if name in factors else name: value for name, value in row.items()}
+            for run in runs
+            for row in rows_of(run)
+        ]
+        frame = pd.DataFrame(rows, columns=None if rows else ["run", *factors, "seed"])
         for factor in factors:
             if len({type(row[factor]) for row in rows}) > 1:  # else pandas makes 4.0 and nan of 4 and None, 0.0 of 0 beside 0.5
                 frame[factor] = pd.Series([row[factor] for row in rows], dtype=object)
