@@ -107,15 +107,37 @@ def _number_or_text(name: str) -> Level:
 
 def replaced_levels(change: str, name: str, value: Any, known: Factor) -> Factor:
     """The levels that ``--set name=value`` leaves: known ones by their labels, new ones where a level is a value."""
-    given = _levels(name, value if isinstance(value, list) else [value], ("factors", name), Place(f"--set {change}", "", {}))
-    if any(
-        set(moved) != {name} for moved in known.levels.values()
-    ):  # named levels of several keys: nobody can make up a new one
-        for label in given:
-            if level_key(label) not in map(level_key, known.levels):
-                raise StudyError(f"--set {change}: {label!r} is no level of {name!r}; {instead_of(label, list(known.levels))}")
+    place, listed = Place(f"--set {change}", "", {}), value if isinstance(value, list) else [value]
+    levels = _levels(name, listed, ("factors", name), place)
+    unknown = _unknown(name, levels, known)
+    if unknown is not None:
+        raise StudyError(f"--set {change}: {unknown!r} is no level of {name!r}; {instead_of(unknown, list(known.levels))}")
+    return replace(known, levels=_as_known(levels, known))
+
+
+def levels_instead(name: str, factor: Factor, known: Factor, place: Place) -> Factor:
+    """The factor of ``[quick.factors]``, say: levels of the file's own by their labels, or new ones; with its condition."""
+    is_list = all(set(moved) == {name} for moved in factor.levels.values())
+    unknown = _unknown(name, factor.levels, known) if is_list else None
+    if unknown is not None:
+        remedy = f"{instead_of(unknown, list(known.levels))}, or a table of levels as under [factors]"
+        raise place.error(factor.stands, f"{unknown!r} is no level of {name!r}; {remedy}")
+    levels = _as_known(factor.levels, known) if is_list else factor.levels
+    return replace(factor, levels=levels, when=factor.when or known.when)
+
+
+def _unknown(name: str, levels: Mapping[Level, Any], known: Factor) -> Level | None:
+    """The first label that cannot be a level: of named levels of other keys nobody can make up a new one."""
+    if all(set(moved) == {name} for moved in known.levels.values()):
+        return None
+    keys = set(map(level_key, known.levels))
+    return next((label for label in levels if level_key(label) not in keys), None)
+
+
+def _as_known(levels: Mapping[Level, Mapping[str, Any]], known: Factor) -> dict[Level, Mapping[str, Any]]:
+    """Levels with what their labels stand for among the known ones."""
     known_from_key = {level_key(label): (label, moved) for label, moved in known.levels.items()}  # True is no 1
-    return replace(known, levels=dict(known_from_key.get(level_key(label), (label, moved)) for label, moved in given.items()))
+    return dict(known_from_key.get(level_key(label), (label, moved)) for label, moved in levels.items())
 
 
 # ── conditions ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -12,7 +12,6 @@ import copy
 import shlex
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,15 @@ from allelse.recipe import Recipe
 from allelse.study.arms import Arm, Builder, placed
 from allelse.study.changes import covers, dotted, give_way, merge, outer_first, parse_change, put
 from allelse.study.declared import check_declared, check_measured, is_excluded
-from allelse.study.factors import Factor, check_condition, check_when, combinations, read_factors, replaced_levels
+from allelse.study.factors import (
+    Factor,
+    check_condition,
+    check_when,
+    combinations,
+    levels_instead,
+    read_factors,
+    replaced_levels,
+)
 from allelse.study.file import MOST_FIRST_SEED, Adjust, StudyFile, Tune, Version, read
 from allelse.study.tuning import check_tuning, read_tune
 from allelse.study.values import misfit
@@ -210,7 +217,7 @@ def _with_levels_of(version: str, own: Mapping[str, Factor], put_in: Version, pl
     factors = dict(own)
     for name, factor in read_factors(put_in.factors, place, under=f"{version}.factors").items():
         check_when(name, factor, factors, place)
-        factors[name] = factor if factor.when or name not in own else replace(factor, when=own[name].when)
+        factors[name] = levels_instead(name, factor, own[name], place) if name in own else factor
     for number, adjust in enumerate(put_in.adjust or ()):
         check_condition(adjust.where, factors, (version, "adjust", number, "where"), place)
     for number, condition in enumerate(put_in.exclude or ()):
