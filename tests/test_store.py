@@ -284,6 +284,7 @@ def test_the_fingerprints_of_a_seed_prove_the_pairing_or_disprove_it():
     assert pairing_of(same, {**same, "order": "p"}) == ["NOT paired: within a seed, arms differ in order"]
     assert pairing_of(same, {**same, "init a 1": "k"}) == ["NOT paired: within a seed, arms differ in init a 1"]
     assert pairing_of() == []
+    assert pairing_of(same) == ["pairs: none to compare, as no seed has two finished arms"]
 
 
 def test_only_what_two_runs_of_a_seed_have_is_counted_as_compared():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from allelse.errors import listed
@@ -13,6 +14,8 @@ def pairing(runs: Sequence[StoredRun]) -> list[str]:
     fingerprints = [(run, run.result.fingerprints) for run in runs if run.result and run.result.fingerprints]
     if not fingerprints:
         return []
+    if max(Counter(run.seed for run, _ in fingerprints).values()) == 1:
+        return ["pairs: none to compare, as no seed has two finished arms"]
     values: dict[tuple[int, str], set[str]] = {}
     for run, digest_from_name in fingerprints:
         for name, value in digest_from_name.items():
