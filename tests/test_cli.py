@@ -376,7 +376,7 @@ def test_a_study_without_claims_says_so_where_verdicts_are_asked(tmp_path):
     plain = write_study(tmp_path, PLAIN, "plain.toml")
     assert allelse("run", plain, "--seeds", "2", "--set", "epochs=1", "--out", tmp_path / "out").code == 0
     ended = allelse("verdicts", tmp_path / "out")
-    assert (ended.code, ended.out) == (0, "its study makes no claims; add [[claims]] to the file, and run it in a new folder\n")
+    assert (ended.code, ended.out) == (0, "its study makes no claims; ask some of these runs with --also FILE\n")
     assert json.loads(allelse("verdicts", tmp_path / "out", "--format", "json").out) == []
 
 

@@ -19,8 +19,8 @@ import pandas as pd
 
 from allelse import stats, store
 from allelse.errors import AllelseError, counted
-from allelse.report import compare, compute_figures, gather, judge, write_figures, write_report
-from allelse.study import Study
+from allelse.report import compare, compute_figures, gather, judge, judge_also, write_figures, write_report
+from allelse.study import Study, further_claims
 from allelse.study import load as _load_study
 from allelse.tuning import Tuning
 
@@ -169,16 +169,25 @@ class Results:
         ]
         return pd.DataFrame(rows)
 
-    def verdicts(self) -> pd.DataFrame:
+    def verdicts(self, also: str | Path | None = None) -> pd.DataFrame:
         """One row a claim: its ``id``, what it ``says``, its ``verdict``, estimate, n, correlation and sentence.
 
         ``low`` and ``high`` are a t interval at ``level``: 1 − the study's ``alpha``, for ``within`` and ``stable`` 1 − 2
         ``alpha``; it and ``p`` are before Holm's correction, the verdict is after it.
+
+        Arguments:
+            also: a file of further ``[[claims]]``, made when the runs were there: in the column ``exploratory`` they are True.
         """
+        _check("also", also, "a file", str, Path, NoneType)
         with store.read(self.folder) as opened:
-            judged = judge(opened)
+            judged, explored = judge(opened), []
+            if also is not None:
+                explored = judge_also(opened, further_claims(str(also), opened.definition))
         columns = ["id", "says", "verdict", "estimate", "low", "high", "level", "p", "n", "correlation", "sentence"]
-        return pd.DataFrame([verdict.to_json() for verdict in judged], columns=columns)
+        frame = pd.DataFrame([verdict.to_json() for verdict in [*judged, *explored]], columns=columns)
+        if also is not None:
+            frame["exploratory"] = [False] * len(judged) + [True] * len(explored)
+        return frame
 
     def comparisons(self) -> pd.DataFrame:
         """One row a published figure and arm of ours: theirs, ours, the difference with its interval, p, and the verdict."""

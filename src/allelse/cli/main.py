@@ -328,20 +328,28 @@ def results(
 def verdicts(
     folder: Folder,
     output: Annotated[Literal["table", "json"], typer.Option("--format")] = "table",
+    also: Annotated[Path | None, typer.Option("--also", metavar="FILE", help="Judge the [[claims]] of FILE, too.")] = None,
 ) -> None:
-    """What became of each claim: supported, refuted or undecided, with its evidence."""
+    """What became of each claim: supported, refuted or undecided, with its evidence; of those of --also, exploratory."""
     from allelse import store
     from allelse.cli import frames, tables
-    from allelse.report import judge
+    from allelse.report import judge, judge_also
+    from allelse.study import further_claims
 
     with store.read(folder) as opened:
-        judged = judge(opened)
+        judged, further = judge(opened), further_claims(str(also), opened.definition) if also else []
+        explored = judge_also(opened, further) if further else []
+        unseen = max(opened.definition["seeds"]) + 1
     if output == "json":
-        print(frames.as_json([verdict.to_json() for verdict in judged]))
-    elif judged:
+        rows = [one.to_json() for one in judged] + [{**one.to_json(), "exploratory": True} for one in explored]
+        print(frames.as_json(rows))
+    elif judged or explored:
         tables.show_verdicts(judged)
+        tables.show_verdicts(explored, "Exploratory: asked when the runs were there")
+        if explored:
+            print(f"\nto confirm one, declare it in a study file and run that with --first-seed {unseen}")
     else:
-        print("its study makes no claims; add [[claims]] to the file, and run it in a new folder")
+        print("its study makes no claims; ask some of these runs with --also FILE")
 
 
 @app.command(short_help="Ours beside the published figures.")

@@ -297,12 +297,12 @@ def _print_runs(console: Console, frame: pd.DataFrame, factors: Sequence[str], n
             console.print(f"{row['run']} {row['status']}: {row['error']}")
 
 
-def show_verdicts(verdicts: Sequence[stats.Verdict]) -> None:
+def show_verdicts(verdicts: Sequence[stats.Verdict], title: str = "Verdicts") -> None:
     """Each claim with its verdict and the sentence that gives its evidence."""
     console = make_console()
     style_from_ruling = {"supported": "bold green", "refuted": "bold red", "undecided": "bold yellow"}
     if verdicts:
-        console.print("\nVerdicts", style="bold")
+        console.print(f"\n{title}", style="bold")
     for verdict in verdicts:
         words = Table.grid(padding=(0, 2, 0, 0))
         words.add_column(width=9)

@@ -37,6 +37,14 @@ def judge(store: Store) -> list[stats.Verdict]:
     return judge_table(store.definition, store.table(), classes_of(store.outcomes()))
 
 
+def judge_also(store: Store, claims: Iterable[Claim]) -> list[stats.Verdict]:
+    """Judge further claims, which were made when the runs were there: exploratory. They are corrected over all claims, those
+    that the study declared included; these keep their own verdicts."""
+    definition, further = store.definition, [claim.model_dump(mode="json") for claim in claims]
+    both = {**definition, "claims": [*definition["claims"], *further]}
+    return judge_table(both, store.table(), classes_of(store.outcomes()))[-len(further) :]
+
+
 def classes_of(runs: Iterable[StoredRun]) -> int | None:
     """How many classes the data have, as the last layer of a finished network tells; None where it is the user's own."""
     names = (name for run in runs if run.result for name in run.result.fingerprints)

@@ -6,9 +6,10 @@ tuning runs); ``changes`` sets keys of raw recipes.
 """
 
 from allelse.study.arms import Arm
+from allelse.study.declared import further_claims
 from allelse.study.file import Tune, packaged_studies
 from allelse.study.loading import load, versions
 from allelse.study.tuning import tuned, tuning_study
 from allelse.study.whole import Study
 
-__all__ = ["Arm", "Study", "Tune", "load", "packaged_studies", "tuned", "tuning_study", "versions"]
+__all__ = ["Arm", "Study", "Tune", "further_claims", "load", "packaged_studies", "tuned", "tuning_study", "versions"]

@@ -18,7 +18,7 @@ from allelse.recipe import BatchStatistics, Recipe
 from allelse.records import METRICS, OF_BATCH_NORM
 from allelse.study.arms import Arm, Builder
 from allelse.study.factors import Factor, check_condition, check_when, combinations
-from allelse.study.file import Reference, StudyFile
+from allelse.study.file import ClaimsFile, Reference, StudyFile, parsed, read
 
 Levels = Mapping[str, Level]
 
@@ -114,3 +114,27 @@ def _check_references(references: Sequence[Reference], design: Design, place: Pl
                 raise place.error(("references", number), f"{reference.source!r}: {factor} = {level!r}; {remedy}")
         if not design.find(reference.arm, {}):
             raise place.error(("references", number), f"{reference.source!r}: {design.why_none(reference.arm, {})}")
+
+
+def further_claims(file: str, definition: Mapping[str, Any]) -> list[Claim]:
+    """The claims of a file of their own, about a study that has run.
+
+    Arguments:
+        file: of ``[[claims]]`` and nothing else.
+        definition: ``Study.definition``, as a store keeps it.
+
+    Raises:
+        StudyError: the file is not valid, one of its claims is declared already, or does not fit the study.
+    """
+    source, text = read(file)
+    place = parsed(source, text)
+    for table in place.raw:
+        if table != "claims":
+            raise place.error((table,), "is not of a file of further claims; allowed: [[claims]]")
+    with place.named():
+        claims = ClaimsFile.model_validate(place.raw).claims
+    for number, claim in enumerate(claims):
+        if claim.id in {declared["id"] for declared in definition["claims"]}:
+            raise place.error(("claims", number, "id"), f"{claim.id!r} is declared by the study itself; give it another one")
+    _check_claims(claims, Design(definition["factors"], [arm["levels"] for arm in definition["arms"]]), place)
+    return list(claims)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from importlib.resources import files
 from math import isfinite
 from pathlib import Path
@@ -11,9 +12,11 @@ from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
 from allelse.claims import Claim
 from allelse.errors import StudyError, did_you_mean, one_line
+from allelse.messages import Place
 from allelse.recipe import Part
 from allelse.recipe.base import Listed
 from allelse.records import ACCURACIES
+from allelse.study.values import misfit
 
 MOST_FIRST_SEED = 1_000_000_000
 MOST_BYTES = 1 << 20
@@ -153,6 +156,12 @@ class StudyFile(Part):
     """the study's own data, and what a machine without a GPU can do of it"""
 
 
+class ClaimsFile(Part):
+    """A file of claims alone, about a study that has run."""
+
+    claims: Annotated[tuple[Claim, ...], Listed, Field(min_length=1)]
+
+
 def packaged_studies() -> dict[str, str]:
     """The text of every study file that comes with allelse, by name, in the order of the mission."""
     folder = files("allelse") / "studies"
@@ -192,3 +201,21 @@ def read(name_or_path: str) -> tuple[str, str]:
         raise StudyError(f"{path}: is no UTF-8 text; save it as UTF-8, or name a study file") from None
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: the home folder of a user who is not there
         raise StudyError(f"{path}: cannot be read as a UTF-8 text file: {one_line(error)}") from None
+
+
+def parsed(source: str, text: str) -> Place:
+    """The raw values of a file's text, in what says where each stands.
+
+    Raises:
+        StudyError: it is no TOML, is empty, or has a value that no study can use.
+    """
+    try:
+        raw = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # besides TOMLDecodeError: numbers of thousands of digits, deep nesting
+        raise StudyError(f"{source}: not valid TOML: {one_line(error)}; mend the file there") from None
+    if not raw:
+        raise StudyError(f"{source}: is empty; 'allelse new FILE' writes a study file to start from")
+    place = Place(source, text, raw)
+    if found := misfit(raw):
+        raise place.error(*found)
+    return place

@@ -33,9 +33,8 @@ from allelse.study.factors import (
     read_factors,
     replaced_levels,
 )
-from allelse.study.file import MOST_FIRST_SEED, Adjust, StudyFile, Tune, Version, read
+from allelse.study.file import MOST_FIRST_SEED, Adjust, StudyFile, Tune, Version, parsed, read
 from allelse.study.tuning import check_tuning, read_tune
-from allelse.study.values import misfit
 from allelse.study.whole import Study
 
 MOST_RUNS = 1_000_000
@@ -72,15 +71,8 @@ def load(
         StudyError: the file is not there or not valid, or a change is not.
     """
     source, text = read(str(name_or_path))
-    try:
-        raw = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # besides TOMLDecodeError: numbers of thousands of digits, deep nesting
-        raise StudyError(f"{source}: not valid TOML: {one_line(error)}; mend the file there") from None
-    if not raw:
-        raise StudyError(f"{source}: is empty; 'allelse new FILE' writes a study file to start from")
-    place = Place(source, text, raw)
-    if found := misfit(raw):
-        raise place.error(*found)
+    place = parsed(source, text)
+    raw = dict(place.raw)
     version = _asked_version(source, raw, quick, scaled)
     for name in VERSIONS:
         if name in raw:
