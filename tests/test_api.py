@@ -106,7 +106,9 @@ def test_the_python_of_the_page_runs_and_its_columns_are_there(tmp_path, monkeyp
     results = made["results"]
     for method in ("arms", "runs", "epochs", "probes", "verdicts"):
         [row] = [line for line in PAGE.splitlines() if line.startswith(f"| `{method}(")]
-        named = set(re.findall(r"`(\w+)`", row)) - {method, "timing", "level"} | ({"level"} if method == "verdicts" else set())
+        named = set(re.findall(r"`(\w+)`", row)) - {method, "also", "timing", "level"} | (
+            {"level"} if method == "verdicts" else set()
+        )
         assert named <= set(getattr(results, method)().columns), method
     probed = PAGE.split("## Probes")[1].split("A factor")[0]
     assert set(re.findall(r"`(\w+)`", probed)) - {"step"} == set(results.probes().columns) - {
