@@ -23,7 +23,7 @@ from allelse.engine.draws import Draws
 from allelse.engine.graphs import Recorded
 from allelse.engine.losses import LossOf
 from allelse.engine.rows import clip_gradients, zero_gradients
-from allelse.models import Network
+from allelse.models import Network, centred_biases
 
 STEPS_A_REPLAY = 8
 
@@ -67,6 +67,7 @@ class Steps:
         device = batches.feed.labels.device
         self.loss_R = torch.zeros(network.replicas, dtype=sum_dtype(device), device=device)
         self.correct_R = torch.zeros(network.replicas, dtype=torch.int64, device=device)
+        self.centred = centred_biases(network)
         self.keeps_gradients = any(parameter.grad is not None for parameter in network.parameters())
         self.done = 0
         """steps of the current epoch"""
@@ -132,6 +133,8 @@ class Steps:
             self._side_by_side([self._branch(replica, place) for replica in range(len(self.branches))])
         else:
             self._forward_and_backward(self.network, place, slice(None))
+        if self.centred:  # what there is in place of a gradient of 0 is rounding
+            torch._foreach_zero_([bias.grad for bias in self.centred if bias.grad is not None])
         if look is not None:
             look()
         if self.max_grad_norm is not None:

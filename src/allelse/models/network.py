@@ -26,6 +26,8 @@ from allelse.blocks import (
     change_fills,
     standardize_weights,
 )
+from allelse.blocks.block import SHORTCUT
+from allelse.blocks.norms.affine import Affine
 from allelse.errors import RecipeError
 from allelse.seeds import stream
 
@@ -263,6 +265,36 @@ def initialise(network: Network, seeds: Sequence[int]) -> None:
                 part.draw_key(replica, stream(seed, "dropout", name))
             else:
                 part.draw(replica, stream(seed, "init", name))
+
+
+def centred_biases(network: Network) -> list[nn.Parameter]:
+    """The biases that a norm takes out again, as it subtracts each channel's mean: none of them has any gradient.
+
+    What arithmetic leaves in its place is rounding, of which optimisers that divide by the size of gradients make steps as
+    large as any, and running means follow them. Between such a bias and its norm stand only parts that a shift goes through;
+    one that is added to what goes past its norm, as in a residual network, is not among them.
+    """
+    found: list[nn.Parameter] = []
+    last: nn.Parameter | None = None
+    for part in _one_after_another(network):
+        if isinstance(part, (Conv2d, Linear, SeparableConv2d)):
+            last = part.pointwise.bias if isinstance(part, SeparableConv2d) else part.bias
+        elif not isinstance(part, (nn.Identity, nn.AvgPool2d, nn.MaxPool2d)):
+            if last is not None and isinstance(part, Affine) and part.centres_channels:
+                found.append(last)
+            last = None
+    return found
+
+
+def _one_after_another(network: Network) -> Iterator[nn.Module]:
+    """The parts up to the head, in order; where a block's input also goes past it, the network itself stands before it."""
+    for number, block in enumerate((network.stem, *network.blocks, network.final)):
+        parts = dict(block.named_children())
+        if parts.pop(SHORTCUT, None):
+            yield network
+        yield from parts.values()
+        if str(number) in network.pool:
+            yield network.pool[str(number)]
 
 
 def own_parts(model: recipe.Model, image_shape: tuple[int, int, int], classes: int) -> list[Own]:

@@ -14,6 +14,8 @@ class Affine(Stacked):
 
     weight: nn.Parameter | None
     bias: nn.Parameter | None
+    centres_channels = False
+    """whether it subtracts the mean of each channel by itself, so that a shift of a channel is gone after it"""
 
     def __init__(self, replicas: int, channels: int, eps: float, weight: bool = True, bias: bool = True) -> None:
         super().__init__(replicas)

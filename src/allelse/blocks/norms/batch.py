@@ -29,6 +29,7 @@ class BatchNorm(Affine):
 
     running_mean: Tensor
     running_var: Tensor
+    centres_channels = True
 
     def __init__(self, replicas: int, channels: int, norm: recipe.BatchStatistics) -> None:
         super().__init__(replicas, channels, norm.eps, norm.affine, norm.affine)

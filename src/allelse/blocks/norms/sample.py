@@ -23,6 +23,7 @@ class GroupNorm(Affine):
     def __init__(self, replicas: int, channels: int, groups: int, eps: float, affine: bool) -> None:
         super().__init__(replicas, channels, eps, affine, affine)
         self.groups = groups
+        self.centres_channels = groups == channels
 
     def extra_repr(self) -> str:
         return f"{self.groups} group{'s' * (self.groups > 1)}"
