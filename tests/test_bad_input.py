@@ -34,7 +34,7 @@ def test_a_mistake_in_the_study_file(file, command, old, new, expected):
     ("change", "expected"),
     [
         ("model.colour=red", "--set model.colour=red: model.colour: unknown key; allowed: block, width, "),
-        ("lr=0.1", "--set lr=0.1: lr: unknown key; allowed: dataset, "),
+        ("lr=0.1", "--set lr=0.1: lr: unknown key; did you mean 'optimizer.lr'? allowed: dataset, "),
         (
             "batch_size=101",
             "--set batch_size=101: batch_size: 101 is larger than the training data of 100 images; allowed: 1 to 100",

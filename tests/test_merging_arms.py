@@ -254,4 +254,4 @@ def test_a_united_report_says_with_how_many_seeds_it_was_run_at_last(tmp_path):
     ]
     store.merge(tmp_path / "u", folders)
     page = write_report(tmp_path / "u").with_name("report.md").read_text("utf-8")
-    assert "Whatever the study file declares, --seeds 3 was asked for: these verdicts" in page
+    assert "Whatever the study file declares, 3 seeds were run: these verdicts" in page

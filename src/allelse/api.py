@@ -183,7 +183,10 @@ class Results:
             judged, explored = judge(opened), []
             if also is not None:
                 explored = judge_also(opened, further_claims(str(also), opened.definition))
-        columns = ["id", "says", "verdict", "estimate", "low", "high", "level", "p", "n", "correlation", "sentence"]
+        columns = [
+            *("id", "says", "verdict", "metric", "estimate", "low", "high", "level", "p", "p_adjusted", "p_sign_flip"),
+            *("n", "correlation", "sentence", "reason"),
+        ]
         frame = pd.DataFrame([verdict.to_json() for verdict in [*judged, *explored]], columns=columns)
         if also is not None:
             frame["exploratory"] = [False] * len(judged) + [True] * len(explored)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 import sys
 from contextlib import suppress
 from io import TextIOWrapper
@@ -156,8 +157,10 @@ def new(file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to writ
             with suppress(OSError):
                 path.unlink()  # what was written of it
         remedy = "free space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "give another name"
+        if error.errno == errno.ENOENT:
+            remedy = "make its folder, or give another name"
         raise StoreError(f"{file}: cannot be written: {error.strerror}; {remedy}") from None
-    print(f"wrote {file}; next: allelse plan {file}")
+    print(f"wrote {file}; next: allelse plan {shlex.quote(str(file))}")
 
 
 @app.command(short_help="What a study would run, in what time; trains nothing.")

@@ -306,6 +306,7 @@ def show_verdicts(verdicts: Sequence[stats.Verdict], title: str = "Verdicts") ->
     for verdict in verdicts:
         words = Table.grid(padding=(0, 2, 0, 0))
         words.add_column(width=9)
+        words.add_column(overflow="fold")  # else letters are lost where some are two columns wide
         words.add_row(verdict.verdict, verdict.says, style=style_from_ruling[verdict.verdict])
         words.add_row("", verdict.sentence)
         console.print(words)

@@ -53,7 +53,8 @@ def find_device(name: str = "auto") -> torch.device:
         return torch.device("cuda" if available["cuda"] else "cpu")
     is_whole = index.isascii() and index.isdigit() and index == str(int(index))
     if kind not in available or (colon and not (is_whole and kind == "cuda")):
-        raise DeviceError(f"--device {name}: unknown device; {did_you_mean(name, DEVICES)}")
+        meant = "cuda" if kind == "gpu" else name  # which is nearer to 'cpu' by its letters
+        raise DeviceError(f"--device {name}: unknown device; {did_you_mean(meant, DEVICES)}")
     here = [kind for kind, there in available.items() if there]
     if not available[kind] or (kind == "cuda" and index and int(index) >= torch.cuda.device_count()):
         raise DeviceError(f"--device {name}: not on this machine; here: {', '.join(here)}; leave --device out to take the best")

@@ -13,7 +13,7 @@ from allelse.recipe.base import Count, Fraction, Listed, Part, Positive
 from allelse.recipe.losses import BinaryCrossEntropy, CrossEntropy, Loss
 from allelse.recipe.models import ConvNet, Model
 from allelse.recipe.norms import GhostBatchNorm
-from allelse.recipe.optimizers import Adam, Optimizer, Rprop
+from allelse.recipe.optimizers import SGD, Adam, Optimizer, Rprop
 from allelse.recipe.own import OwnCode
 from allelse.recipe.schedules import Constant, Schedule
 
@@ -61,7 +61,13 @@ class Recipe(Part):
 
     @classmethod
     def _elsewhere(cls, key: str) -> str:
-        return f"model.{key}" if key in ConvNet.model_fields else ""
+        if key in ("seeds", "first_seed"):
+            return f"study.{key}"
+        if key == "learning_rate":
+            return "optimizer.lr"
+        if key in ConvNet.model_fields:
+            return f"model.{key}"
+        return f"optimizer.{key}" if key in SGD.model_fields else ""
 
     @model_validator(mode="after")
     def _one_length(self) -> Recipe:

@@ -51,9 +51,7 @@ def accuracy(findings: Findings) -> Figure | None:
 def three_ways(findings: Findings) -> Figure | None:
     """Running against recalibrated against batch statistics; None where no arm has them, or they agree everywhere."""
     ways = [(metric, label) for metric, label in WAYS if findings.has(metric)]
-    if len(ways) < 2:
-        return None
-    concerned = [arm for arm in findings.arms if _differ(findings, arm, [metric for metric, _ in ways])]
+    concerned = [arm for arm in findings.arms if ways_differ(findings, arm)]
     if not concerned:
         return None
     layout = layout_of(findings)
@@ -63,7 +61,7 @@ def three_ways(findings: Findings) -> Figure | None:
     caption = (
         f"Test accuracy of the same trained networks, normalised with running statistics, with statistics recalibrated over "
         f"the training split, and with those of each test batch{bars and f'; {bars}'}. "
-        f"{_n(findings)}; {findings.made_with}.{note}{_unlike_batches(findings)}"
+        f"{_n(findings, concerned)}; {findings.made_with}.{note}{_unlike_batches(findings)}"
     )
     gaps = [(_mean(findings, arm, ways[1][0]) - _mean(findings, arm, ways[0][0]), arm) for arm in concerned]
     widest, arm = max(gaps, key=lambda gap: abs(gap[0]))
@@ -205,11 +203,10 @@ def _mean(findings: Findings, arm: Mapping[str, Any], metric: str) -> float:
     return mean if mean == mean else 0.0
 
 
-def _differ(findings: Findings, arm: Mapping[str, Any], metrics: Sequence[str]) -> bool:
-    columns = [findings.values(arm, metric) for metric in metrics]
-    return bool(np.isfinite(columns[0]).any()) and any(
-        not np.array_equal(columns[0], other, equal_nan=True) for other in columns[1:]
-    )
+def ways_differ(findings: Findings, arm: Mapping[str, Any]) -> bool:
+    """Whether the evaluations of an arm's norm are not all the same, as they are where it has no running statistics."""
+    columns = [findings.values(arm, metric) for metric, _ in WAYS if findings.has(metric)]
+    return any(np.isfinite(columns[0]).any() and not np.array_equal(columns[0], other, equal_nan=True) for other in columns[1:])
 
 
 def _by_arm(findings: Findings) -> str:
@@ -238,8 +235,9 @@ def _means(bars: str) -> str:
     return f"means, {bars}" if bars else "the values of one seed"
 
 
-def _n(findings: Findings) -> str:
-    return seeds_text([len(finite(findings.values(arm))) for arm in findings.arms])
+def _n(findings: Findings, arms: Sequence[Mapping[str, Any]] | None = None) -> str:
+    """How many seeds these arms have, or all."""
+    return seeds_text([len(finite(findings.values(arm))) for arm in (findings.arms if arms is None else arms)])
 
 
 def _with_left_out(words: Words, count: int, what: str) -> Words:

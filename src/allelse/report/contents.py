@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from allelse import stats
 from allelse.errors import counted
+from allelse.report.accuracy import ways_differ
 from allelse.report.evidence import NOT_ASKED
 from allelse.report.figures import MECHANISM, compute_figures
 from allelse.report.findings import Findings
@@ -241,18 +242,19 @@ def _tuning_notes(findings: Findings) -> list[str]:
 def _mechanism_notes(findings: Findings) -> list[str]:
     notes = []
     if findings.has("accuracy_recalibrated") and findings.has("accuracy_running"):
-        gaps = []
+        gaps, known = [], False
         for arm in findings.arms:
             gap = findings.values(arm, "accuracy_recalibrated") - findings.values(arm, "accuracy_running")
             good = gap[gap == gap]
-            if len(good):
+            known = known or len(good) > 0
+            if len(good) and ways_differ(findings, arm):  # else its norm has no running statistics
                 gaps.append((float(good.mean()), good, arm))
-        if gaps:
-            mean, good, arm = max(gaps, key=lambda gap: abs(gap[0]))
-            (low, high), n = stats.t_interval(good), len(good)
-            if mean == 0:
+        mean, good, arm = max(gaps, key=lambda gap: abs(gap[0]), default=(0.0, None, {}))
+        if known:
+            if good is None or mean == 0:
                 notes.append("Running and recalibrated statistics give the same accuracy in every arm.")
             else:
+                (low, high), n = stats.t_interval(good), len(good)
                 ends = interval(low, high, "accuracy")
                 with_ends = f" ({f'95 % t interval {ends}, ' if ends != NONE else ''}n = {counted(n, 'seed')})"
                 notes.append(
@@ -279,15 +281,21 @@ def _same(findings: Findings) -> list[str]:
 
 def _caveats(findings: Findings) -> Iterator[tuple[str, str]]:
     yield from (text for kind, text in CAVEATS.items() if findings.definition.get(kind))
-    if changes := [f"{option} {shlex.quote(change)}" for option, change in findings.changes]:
-        told = f"Whatever the study file declares, {' '.join(changes)} was asked for: these verdicts speak of what was run."
-        yield "Changed by the command.", told
+    asked = [f"{option} {shlex.quote(change)}" for option, change in findings.changes]
+    what = f"{' '.join(asked)} was asked for"
+    if asked and findings.parts and findings.changes[0][0] == "--seeds":  # of all together: nobody asked for them at once
+        seeds = int(findings.changes[0][1])
+        what = f"{counted(seeds, 'seed')} {'was' if seeds == 1 else 'were'} run" + "".join(f", with {one}" for one in asked[1:])
+    if asked:
+        yield "Changed by the command.", f"Whatever the study file declares, {what}: these verdicts speak of what was run."
 
 
 def _again(findings: Findings) -> tuple[str, list[str]]:
     definition = findings.definition
     seeds: Sequence[int] = definition.get("seeds", [])
     span = f"Seeds: {seeds[0]} to {seeds[-1]} ({len(seeds)})." if seeds else "Seeds: none."
+    if len(counts := sorted(set(findings.seeds_from_arm.values()))) > 1:
+        span = f"Seeds: from {seeds[0]} on, {counts[0]} to {counts[-1]} of them an arm."
     notes = [
         span,
         "All that the study file said, with what the command changed, is in the definition below.",

@@ -90,7 +90,7 @@ def _decidability(claim: Claim, needed: Sequence[Contrast], n: int, alpha: float
     if n < 2:
         text = f"{claim.id}: one seed decides nothing; {hoped} at {spread} needs {needs or f'over {MOST_SEEDS}'} seeds"
     elif can:
-        text = f"{claim.id}: {n} seeds can decide {hoped} at {spread}, and up to {largest:.2g}"
+        text = f"{claim.id}: {n} seeds can decide {hoped} at {spread}, and at one of up to {largest:.2g}"
     else:
         text = (
             f"{claim.id}: {n} seeds cannot decide {hoped} at {spread}; {needs or f'over {MOST_SEEDS}'} seeds could, "

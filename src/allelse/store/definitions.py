@@ -185,4 +185,4 @@ def _differences(old: Any, new: Any, where: str = "") -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    return "default" if value is None else json.dumps(value)  # a recipe leaves its defaults out
+    return "default" if value is None else json.dumps(value, ensure_ascii=False)  # a recipe leaves its defaults out

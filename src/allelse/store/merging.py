@@ -279,7 +279,8 @@ def _conflict(run: str, first: _Part, second: _Part) -> Iterator[str]:
             raise StoreError(f"{second.folder}: {who} was given another {name} than in {first.folder}; leave one of them out")
     if not (differs := _differing(one, other)):
         return
-    what, old, new = differs
+    what, *values = differs
+    old, new = (round(value, 9) if isinstance(value, float) else value for value in values)
     if not (reasons := list(_reasons(run, first, second))):
         raise StoreError(
             f"{second.folder}: {who} came out otherwise than in {first.folder}: {what} {old} there and {new} here, on the same "

@@ -96,6 +96,9 @@ def parse_change(change: str) -> tuple[str, Any]:
     try:
         parsed = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):
+        if text.strip()[:1] in ("[", "{"):
+            remedy = """inside one pair of single quotes, with texts in "…": --set 'model.activation=["relu", "gelu"]'"""
+            raise StudyError(one_line(f"--set {change}: is no list or table as TOML has it; write it {remedy}")) from None
         return key.strip(), text.strip()
     if len(parsed) > 1:  # a text of several lines, of which only the first would be the value
         return key.strip(), text.strip()
