@@ -67,7 +67,10 @@ def test_new_leaves_a_file_that_is_there_as_it_is(tmp_path):
     assert mistake("new", file) == f"{file}: is there already and is left as it is; give another name"
     assert file.read_text() == TINY
     missing = tmp_path / "no" / "s.toml"
-    assert mistake("new", missing) == f"{missing}: cannot be written: No such file or directory; make its folder, or give another name"
+    assert (
+        mistake("new", missing)
+        == f"{missing}: cannot be written: No such file or directory; make its folder, or give another name"
+    )
 
 
 def test_plan_shows_arms_packs_time_and_what_differs(finished, monkeypatch):

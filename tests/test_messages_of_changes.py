@@ -37,8 +37,8 @@ def _here(tmp_path, monkeypatch):
         ("learning_rate=3", f"learning_rate: unknown key; did you mean 'optimizer.lr'? allowed: {RECIPE_KEYS}"),
         (
             "model.activation=[relu,gelu]",
-            "is no list or table as TOML has it; write it inside one pair of single quotes, with texts in \"…\": "
-            "--set 'model.activation=[\"relu\", \"gelu\"]'",
+            'is no list or table as TOML has it; write it inside one pair of single quotes, with texts in "…": '
+            '--set \'model.activation=["relu", "gelu"]\'',
         ),
     ],
 )

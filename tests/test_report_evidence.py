@@ -131,7 +131,8 @@ def test_arms_without_running_statistics_are_not_counted_among_those_that_might_
     described = definition(factors={"model.norm": ["batch", "group", "layer", "instance", "none"]}, claims=[])
     folder = write_report(write_store(tmp_path, described, one)).parent
     page = (folder / "report.md").read_text("utf-8")
-    assert "It was picked as the widest of 1 arm: " in page
+    assert "statistics is +0.42 points, in norm batch (" in page
+    assert "It was picked as the widest" not in page  # of one
     assert "the running statistics lag behind the network" in page
     [caption] = [line for line in page.splitlines() if line.startswith("Test accuracy of the same trained networks")]
     assert "n = 5 seeds an arm; " in caption.replace("\u00a0", " ")

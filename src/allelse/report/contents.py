@@ -257,10 +257,12 @@ def _mechanism_notes(findings: Findings) -> list[str]:
                 (low, high), n = stats.t_interval(good), len(good)
                 ends = interval(low, high, "accuracy")
                 with_ends = f" ({f'95 % t interval {ends}, ' if ends != NONE else ''}n = {counted(n, 'seed')})"
+                picked = (
+                    f" It was picked as the widest of {len(gaps)} arms: a place to look, not a test." if len(gaps) > 1 else ""
+                )
                 notes.append(
                     "The widest distance between recalibrated and running statistics is "
-                    f"{value(mean, 'accuracy', signed=True)} points, in {findings.arm_name(arm)}{with_ends}. It was picked as "
-                    f"the widest of {counted(len(gaps), 'arm')}: a place to look, not a test."
+                    f"{value(mean, 'accuracy', signed=True)} points, in {findings.arm_name(arm)}{with_ends}.{picked}"
                 )
                 # The widest of many is above 0 by chance, too.
                 if n > 1 and 2 * stats.one_sided(good)[0] <= 0.05 / len(gaps):
