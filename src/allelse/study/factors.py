@@ -115,14 +115,16 @@ def replaced_levels(change: str, name: str, value: Any, known: Factor) -> Factor
     return replace(known, levels=_as_known(levels, known))
 
 
-def levels_instead(name: str, factor: Factor, known: Factor, place: Place) -> Factor:
-    """The factor of ``[quick.factors]``, say: levels of the file's own by their labels, or new ones; with its condition."""
-    is_list = all(set(moved) == {name} for moved in factor.levels.values())
-    unknown = _unknown(name, factor.levels, known) if is_list else None
-    if unknown is not None:
-        remedy = f"{instead_of(unknown, list(known.levels))}, or a table of levels as under [factors]"
-        raise place.error(factor.stands, f"{unknown!r} is no level of {name!r}; {remedy}")
-    levels = _as_known(factor.levels, known) if is_list else factor.levels
+def levels_instead(name: str, raw: Any, factor: Factor, known: Factor, place: Place) -> Factor:
+    """The factor of ``[quick.factors]``, say, with the condition of the file's own; ``raw`` is what stands there: a list names
+    levels of the file's own by their labels, or new ones, and a table has its own."""
+    levels = factor.levels
+    if isinstance(raw["levels"] if isinstance(raw, Mapping) and "levels" in raw else raw, list):
+        unknown = _unknown(name, levels, known)
+        if unknown is not None:
+            remedy = f"{instead_of(unknown, list(known.levels))}, or a table of levels as under [factors]"
+            raise place.error(factor.stands, f"{unknown!r} is no level of {name!r}; {remedy}")
+        levels = _as_known(levels, known)
     return replace(factor, levels=levels, when=factor.when or known.when)
 
 

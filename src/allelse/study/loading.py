@@ -209,7 +209,7 @@ def _with_levels_of(version: str, own: Mapping[str, Factor], put_in: Version, pl
     factors = dict(own)
     for name, factor in read_factors(put_in.factors, place, under=f"{version}.factors").items():
         check_when(name, factor, factors, place)
-        factors[name] = levels_instead(name, factor, own[name], place) if name in own else factor
+        factors[name] = levels_instead(name, put_in.factors[name], factor, own[name], place) if name in own else factor
     for number, adjust in enumerate(put_in.adjust or ()):
         check_condition(adjust.where, factors, (version, "adjust", number, "where"), place)
     for number, condition in enumerate(put_in.exclude or ()):
