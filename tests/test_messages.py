@@ -154,7 +154,7 @@ def _here(tmp_path, monkeypatch):
         (
             '"tiny"',
             '"Tiny Study"',
-            "line 2: study.name: 'Tiny Study'; allowed: lower-case letters and digits, with single hyphens between them",
+            "line 2: study.name: 'Tiny Study'; allowed: lower-case letters (a to z) and digits, with single hyphens between them",
         ),
         ('name     = "tiny"\n', "", "line 1: study.name: is missing; add it"),
         ("seeds    = 2", "seeds    = 0", "line 4: study.seeds: 0; allowed: at least 1"),

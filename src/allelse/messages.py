@@ -22,7 +22,7 @@ ALLOWED_FROM_TYPE = {
     "bool_type": "allowed: true or false",
     "string_type": 'allowed: a text in "quotes"',
     "string_too_short": "allowed: a text that is not empty",
-    "string_pattern_mismatch": "allowed: lower-case letters and digits, with single hyphens between them",
+    "string_pattern_mismatch": "allowed: lower-case letters (a to z) and digits, with single hyphens between them",
     "tuple_type": "allowed: a list in [brackets]",
     "list_type": "allowed: a list in [brackets]",
     "dict_type": "allowed: a table of keys",
