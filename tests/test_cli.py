@@ -15,7 +15,6 @@ from study_support import PLAIN, TINY, allelse, changed, mistake, write_study
 
 from allelse import engine, store, study
 from allelse.records import Way
-from allelse.stats.sentences import digits_between, number
 
 
 @pytest.fixture(scope="module")
@@ -150,14 +149,6 @@ def test_a_metric_that_is_no_percentage_has_three_significant_digits(finished):
     mean = sum(row["train_loss"] for row in listed[:2]) / 2
     line = allelse("results", finished[1], "--metric", "train_loss").out.splitlines()[3]
     assert line.split()[2] == f"{mean:.3g}"
-
-
-@pytest.mark.parametrize(("low", "width"), [(2.302585, 3e-4), (-0.5, 1e-6), (0.0, 0.2), (99.9, 1e-3), (1e-7, 1e-9), (2.3, 4.0)])
-def test_the_ends_of_a_narrow_interval_are_told_apart(low, width):
-    digits = digits_between(low, low + width)
-    ends = [float(number(end, "train_loss", digits=digits).replace("−", "-")) for end in (low, low + width)]
-    assert ends[1] - ends[0] == pytest.approx(width, rel=0.1)
-    assert digits_between(low, low) == digits_between(float("nan"), 1.0) == 3
 
 
 def test_json_of_runs_keeps_the_contract(finished):

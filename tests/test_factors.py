@@ -109,19 +109,6 @@ def test_quick_levels_of_the_factor_keep_its_condition(load):
     assert arms(load(text, quick=True)) == [("batch", 20), ("group", 2, 20), ("none", 20)]
 
 
-def test_quick_may_take_some_of_the_named_levels_by_their_names(load):
-    sizes = 'size = { small = { "model.width" = 2 }, 8 = { "model.width" = 8 }, big = { "model.width" = 16 } }\n'
-    named = f"{BASE}[factors]\n{sizes}"
-    quick = load(named + '[quick]\nfactors = { size = ["big", 8] }\n', quick=True)
-    assert [(arm.levels["size"], arm.recipe.model.width) for arm in quick.arms] == [("big", 16), (8, 8)]
-    new = load(named + '[quick.factors.size]\ntiny = { "model.width" = 1 }\n', quick=True)
-    assert [(arm.levels["size"], arm.recipe.model.width) for arm in new.arms] == [("tiny", 1)]
-    with pytest.raises(
-        StudyError, match=r"quick.factors.size: 'bgi' is no level of 'size'; did you mean 'big'\? allowed: small, "
-    ):
-        load(named + '[quick]\nfactors = { size = ["bgi"] }\n', quick=True)
-
-
 # ── named levels ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import json
+import tomllib
 
 import pytest
-from report_support import definition, write_store
+from report_support import CLAIMS, definition, write_store
 from study_support import allelse, mistake
 
 from allelse import Results
 
-DECLARED = {
-    "id": "relu-above",
-    "says": "ReLU is above sigmoid",
-    "kind": "higher",
-    "metric": "accuracy",
-    "a": {"model.activation": "relu"},
-    "b": {"model.activation": "sigmoid"},
-    "for_each": "model.depth",
-}
 FURTHER = """\
 [[claims]]
 id        = "rises"
@@ -28,15 +20,6 @@ along     = "model.depth"
 where     = { "model.activation" = "relu" }
 direction = "up"
 """
-RISES = {
-    "id": "rises",
-    "says": "ReLU rises with depth",
-    "kind": "trend",
-    "metric": "accuracy",
-    "along": "model.depth",
-    "where": {"model.activation": "relu"},
-    "direction": "up",
-}
 
 
 def noisy(arm, seed):
@@ -47,7 +30,7 @@ def noisy(arm, seed):
 
 @pytest.fixture
 def folder(tmp_path):
-    return write_store(tmp_path / "out", definition(claims=[DECLARED]), accuracy=noisy)
+    return write_store(tmp_path / "out", definition(claims=CLAIMS[:1]), accuracy=noisy)
 
 
 @pytest.fixture
@@ -61,7 +44,7 @@ def judged(*words: object) -> list[dict]:
 
 
 def test_a_further_claim_is_judged_as_if_it_were_declared_too_and_the_declared_ones_stay(folder, file, tmp_path):
-    whole = write_store(tmp_path / "whole", definition(claims=[DECLARED, RISES]), accuracy=noisy)
+    whole = write_store(tmp_path / "whole", definition(claims=[*CLAIMS[:1], *tomllib.loads(FURTHER)["claims"]]), accuracy=noisy)
     declared, further = judged(folder, "--also", file)
     assert [declared] == judged(folder)
     assert further.pop("exploratory") is True

@@ -11,6 +11,7 @@ from allelse.claims import Higher
 from allelse.design import EVERY_RUN
 from allelse.errors import StudyError
 from allelse.stats import arm_table, verdicts
+from allelse.stats.sentences import digits_between, number
 
 
 def table():
@@ -95,3 +96,11 @@ def test_a_run_that_is_there_twice_is_refused():
 def test_a_missing_column_is_named():
     with pytest.raises(StudyError, match="no column 'activation'"):
         arm_table(table(), ["activation"])
+
+
+@pytest.mark.parametrize(("low", "width"), [(2.302585, 3e-4), (-0.5, 1e-6), (0.0, 0.2), (99.9, 1e-3), (1e-7, 1e-9), (2.3, 4.0)])
+def test_the_ends_of_a_narrow_interval_are_told_apart(low, width):
+    digits = digits_between(low, low + width)
+    ends = [float(number(end, "train_loss", digits=digits).replace("−", "-")) for end in (low, low + width)]
+    assert ends[1] - ends[0] == pytest.approx(width, rel=0.1)
+    assert digits_between(low, low) == digits_between(float("nan"), 1.0) == 3

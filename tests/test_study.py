@@ -381,3 +381,16 @@ def test_a_level_on_the_command_line_is_the_one_that_the_file_has(load):
 def test_a_wrong_level_or_number_is_told_where_it_stands(load, written, remedy):
     with pytest.raises(StudyError, match=remedy):
         load(with_factors("[factors]\nbatch_size = [10, 20]\n") + written)
+
+
+def test_quick_may_take_some_of_the_named_levels_by_their_names(load):
+    sizes = 'size = { small = { "model.width" = 2 }, 8 = { "model.width" = 8 }, big = { "model.width" = 16 } }\n'
+    named = with_factors(f"[factors]\n{sizes}")
+    quick = load(named + '[quick]\nfactors = { size = ["big", 8] }\n', quick=True)
+    assert [(arm.levels["size"], arm.recipe.model.width) for arm in quick.arms] == [("big", 16), (8, 8)]
+    new = load(named + '[quick.factors.size]\ntiny = { "model.width" = 1 }\n', quick=True)
+    assert [(arm.levels["size"], arm.recipe.model.width) for arm in new.arms] == [("tiny", 1)]
+    with pytest.raises(
+        StudyError, match=r"quick.factors.size: 'bgi' is no level of 'size'; did you mean 'big'\? allowed: small, "
+    ):
+        load(named + '[quick]\nfactors = { size = ["bgi"] }\n', quick=True)

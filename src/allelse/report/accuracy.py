@@ -33,7 +33,7 @@ def accuracy(findings: Findings) -> Figure | None:
             "accuracy",
             "Test accuracy by arm",
             f"Test accuracy after the last epoch{_statistics(findings)}. "
-            f"Diamonds are {_means(bars)}{published}. {_n(findings)}; {findings.made_with}.{left_out}",
+            f"Diamonds are {_means(bars)}{published}. {_n(findings, findings.arms)}; {findings.made_with}.{left_out}",
             alt,
         )
         return Rows(words, rows, "test accuracy (%)")
@@ -42,7 +42,7 @@ def accuracy(findings: Findings) -> Figure | None:
         "accuracy",
         f"Test accuracy along {findings.short[layout.x].replace('_', ' ')}",
         f"Test accuracy after the last epoch{_statistics(findings)}. "
-        f"Lines join {_means(bars)}{published}. {_n(findings)}; {findings.made_with}.{left_out}",
+        f"Lines join {_means(bars)}{published}. {_n(findings, findings.arms)}; {findings.made_with}.{left_out}",
         alt,
     )
     return _chart(findings, words, layout, layout.x, panels)
@@ -235,9 +235,8 @@ def _means(bars: str) -> str:
     return f"means, {bars}" if bars else "the values of one seed"
 
 
-def _n(findings: Findings, arms: Sequence[Mapping[str, Any]] | None = None) -> str:
-    """How many seeds these arms have, or all."""
-    return seeds_text([len(finite(findings.values(arm))) for arm in (findings.arms if arms is None else arms)])
+def _n(findings: Findings, arms: Sequence[Mapping[str, Any]]) -> str:
+    return seeds_text([len(finite(findings.values(arm))) for arm in arms])
 
 
 def _with_left_out(words: Words, count: int, what: str) -> Words:
