@@ -13,6 +13,7 @@ from norm_oracles import PAPER_NORMS
 from test_exactness import MODELS
 
 from allelse.blocks import Conv2d, Linear
+from allelse.blocks.norms.affine import Affine
 from allelse.models import centred_biases
 from allelse.records import Way
 
@@ -25,25 +26,46 @@ CROSSED = {
 }
 
 
+TWO_NORMS = {
+    "through a kernel of 1": {"block": "norm-conv-norm-act", "kernel": 1, "stem": {"width": 4}, "norm": "batch"},
+    "not through a kernel of 3": {"block": "norm-conv-norm-act", "stem": {"width": 4}, "norm": "batch"},
+    "one after the other": {"block": "norm-conv-act-norm", "stem": {"width": 4}, "norm": "batch", "pool": [1]},
+    "separable": {"block": "norm-conv-norm-act", "conv": "depthwise-separable", "stem": {"width": 4}, "norm": "instance"},
+    "mlp without activation": {"family": "mlp", "block": "linear-norm-act", "activation": "identity", "norm": "batch"},
+    "groups, then channels": {
+        "block": "conv-norm-act",
+        "kernel": 1,
+        "width": [4, 4],
+        "activation": "identity",
+        "norm": {"name": "group", "groups": [2, 4]},
+        "head": "flatten",
+    },
+}
+"""between which the shift of the first goes, or does not"""
+LARGER_GHOSTS = {"norm": {"name": "ghost", "ghost_size": 4}}
+"""of two images either value comes out as 1 or −1 whatever it is"""
+
+
 def named(network, parameters) -> set[str]:
     return {name for name, one in network.named_parameters() if any(one is other for other in parameters)}
 
 
 def without_gradient(network) -> set[str]:
-    """The biases of convolutions and linear layers whose gradient is no larger than what float64 leaves of a zero."""
+    """The biases and shifts whose gradient is no larger than what float64 leaves of a zero."""
     x = torch.from_numpy(np.random.default_rng(0).normal(size=(8, 3 * 2, 6, 6)))
     (network(x) * torch.from_numpy(np.random.default_rng(1).normal(size=(3, 8, 3)))).sum().backward()
-    layers = {name: module for name, module in network.named_modules() if isinstance(module, (Conv2d, Linear))}
-    largest = max(layer.weight.grad.abs().max() for layer in layers.values())
+    layers = {name: module for name, module in network.named_modules() if isinstance(module, (Conv2d, Linear, Affine))}
+    largest = max(one.grad.abs().max() for one in network.parameters())
     biases = {f"{name}.bias": layer.bias for name, layer in layers.items() if layer.bias is not None}
     return {name for name, bias in biases.items() if bias.grad.abs().max() < 1e-12 * largest}
 
 
-@pytest.mark.parametrize("model", {**MODELS, **CROSSED}.values(), ids={**MODELS, **CROSSED})
+@pytest.mark.parametrize("model", {**MODELS, **CROSSED, **TWO_NORMS}.values(), ids={**MODELS, **CROSSED, **TWO_NORMS})
 def test_they_are_those_that_autograd_finds_no_gradient_of(model):
     smooth = {"activation": "sigmoid"} if model.get("activation", "relu") == "relu" else {}  # no unit of which is dead
     head = {"head": FLAT} if model.get("head") == {"norm": True} else {}
-    network = network_of(model_of(**{"width": 4, "depth": 2, **model, **smooth, **head}))
+    ghosts = LARGER_GHOSTS if model.get("norm") == PAPER_NORMS["ghost"] else {}
+    network = network_of(model_of(**{"width": 4, "depth": 2, **model, **smooth, **head, **ghosts}))
     found = named(network, centred_biases(network))
     vanishing = without_gradient(network)
     if model.get("residual") and model.get("head", {}).get("norm"):

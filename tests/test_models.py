@@ -56,6 +56,30 @@ def test_images_that_are_too_small_are_refused_in_one_line(model, side, said):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("model", "refused"),
+    [
+        ({"norm": "instance"}, "block 1 gives it 5"),
+        ({"norm": "instance", "block": "norm-linear", "depth": 1}, "block 1 gives it 4"),
+        ({"norm": {"name": "frn", "tlu": False}, "block": "norm-linear", "depth": 1}, "block 1 gives it 4"),
+        ({"norm": {"name": "group", "groups": 4}, "block": "norm-act-linear", "width": 8}, "block 1 gives it 4"),
+        ({"norm": {"name": "group", "groups": 5}, "block": "linear-norm", "depth": 1}, "block 1 gives it 5"),
+        ({"norm": {"name": "group", "groups": 2}, "block": "norm-linear", "depth": 1}, None),
+        ({"norm": "layer", "block": "norm-linear", "depth": 1}, None),
+    ],
+    ids=str,
+)
+def test_a_norm_over_single_values_is_refused_in_an_mlp_also_of_the_images_own(model, refused):
+    def build():
+        build_network(model_of(family="mlp", **{"block": "linear-norm-act", "width": 5, **model}), (2, 2, 1), 3, 2)
+
+    if refused is None:
+        build()
+    else:
+        with pytest.raises(StudyError, match=f"single value, because an MLP has one value a feature and {refused};"):
+            build()
+
+
 def test_pooling_after_blocks_that_are_not_there_is_no_pooling():
     network = network_of(model_of(depth=1, pool=[1, 4]))
     assert network(torch.randn(2, 6, 6, 6, dtype=torch.float64)).shape == (3, 2, 3)

@@ -21,7 +21,7 @@ from allelse.engine import loop, optimizer_packing, train_pack
 from allelse.engine.loop import Training
 from allelse.errors import PartError
 from allelse.models import build_network, initialise, layer_rows, own_parts, stacked_parameters
-from allelse.records import Pack, Way
+from allelse.records import Pack, RunSpec, Way
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -315,6 +315,20 @@ def test_torchs_global_generator_is_left_as_it_was():
     torch.manual_seed(5)
     initialise(network_of(model_of(activation=f"{USERS}Drawn")), SEEDS)
     assert torch.rand(1) == expected
+
+
+@pytest.mark.parametrize("way", [Way(), Way("branches")], ids=["together", "branches"])
+@pytest.mark.parametrize("rates", [(0.02, 0.02, 0.02), (0.02, 0.01, 0.04)], ids=["one rate", "three rates"])
+def test_weights_that_take_no_part_in_a_step_move_in_a_pack_as_they_do_alone(rates, way):
+    optimizers = [{"name": "adamw", "lr": rate, "weight_decay": 0.5} for rate in rates]
+    model = {"family": f"{USERS}Joining"}
+    recipes = [{**tiny_recipe(epochs=5), "optimizer": optimizer, "model": model} for optimizer in optimizers]
+    runs = tuple(RunSpec({}, values, seed) for values, seed in zip(recipes, SEEDS, strict=True))
+    packed, *alone = (trained(Pack(some, way), toy_dataset()) for some in (runs, *((run,) for run in runs)))
+    for replica, lone in enumerate(alone):
+        assert lone.network.net.steps.item() > 10
+        for name, values in packed.network.named_parameters():
+            torch.testing.assert_close(values[replica], lone.network.get_parameter(name)[0], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("optimizer", [LION, f"{USERS}NormalisedSGD"])

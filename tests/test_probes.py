@@ -30,6 +30,15 @@ def test_the_participation_ratio_sees_all_columns_of_the_images(images, side, cl
         assert found[replica].item() == pytest.approx(ratio_of(np.moveaxis(x[replica], 1, -1).reshape(-1, 5)), rel=close)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [0.1, 0.5, 3.3, 1e-6, 1e6])
+def test_what_is_the_same_everywhere_has_no_rank_whatever_rounding_leaves_of_it(value, dtype):
+    alike = torch.full((1, 77, 5, 9), value, dtype=dtype)
+    noise = torch.from_numpy(np.random.default_rng(0).standard_normal(alike.shape)).to(dtype)
+    assert participation_ratio(alike).tolist() == [0.0]
+    assert participation_ratio(alike + 1e-4 * value * noise)[0].item() == pytest.approx(5, rel=0.1)
+
+
 class Clipping(torch.optim.SGD):
     """Makes the gradients a thousand times smaller, in place, before it takes its step."""
 

@@ -124,7 +124,6 @@ def test_plain_values_name_the_parts_and_leave_defaults_out():
         ({"model": {"block": "conv-nrm"}}, "did you mean 'norm'"),
         ({"model": {"block": "linear-act"}}, "linear"),
         ({"model": {"family": "mlp", "block": "conv-act"}}, "conv"),
-        ({"model": {"family": "mlp", "norm": "instance"}}, "instance"),
         ({"model": {"family": "mlp", "pool": [1]}}, "unknown key"),
         ({"model": {"depth": 0}}, "greater than or equal to 1"),
         ({"model": {"depth": True}}, "valid integer"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import re
 import weakref
 from itertools import islice, product
 
@@ -215,3 +216,27 @@ def test_streams_are_waited_for_also_where_a_network_fails(monkeypatch):
     with pytest.raises(torch.cuda.OutOfMemoryError):
         steps._side_by_side([lambda: None, fails, lambda: None])
     assert set(Stream.waits) == {(first, current), (second, current), (current, first), (current, second)}
+
+
+def test_the_record_of_a_run_that_diverges_is_that_of_the_run_alone():
+    recipe = {"epochs": 4, "model": {"norm": "none", "depth": 2, "activation": "identity"}, "precision": "fp32"}
+    rates = (1e9, 0.01, 3.0)
+    runs = tuple(RunSpec({}, tiny_recipe(**recipe, optimizer={"name": "sgd", "lr": rate}), 0) for rate in rates)
+    together = train_pack(Pack(runs), toy_dataset(), CPU)
+    assert [result.status for result in together] == ["diverged", "done", "diverged"]
+    for run, ours in zip(runs, together, strict=True):
+        [alone] = train_pack(Pack((run,)), toy_dataset(), CPU)
+        assert (ours.status, ours.error, len(ours.epochs)) == (alone.status, alone.error, len(alone.epochs))
+        assert ours.fingerprints == alone.fingerprints
+        places = [[(row["layer"], row["step"], row["epoch"]) for row in result.probes] for result in (ours, alone)]
+        assert places[0] == places[1]
+
+
+@pytest.mark.parametrize("lr", [1e10, 1e14, 1e18])
+def test_a_network_that_its_last_step_has_spoilt_has_no_accuracy(lr):
+    values = tiny_recipe(epochs=1, precision="fp32", model={"norm": "none", "depth": 4}, optimizer={"name": "sgd", "lr": lr})
+    del values["epochs"]
+    [result] = train_pack(Pack((RunSpec({}, {**values, "updates": 1}, 0),)), toy_dataset(), CPU)
+    assert result.status == "diverged"
+    assert result.metrics == {}
+    assert re.fullmatch("the (test loss was|weights were) no longer finite in epoch 1", result.error)

@@ -8,7 +8,21 @@ from math import prod
 from allelse import data
 from allelse.errors import DataError, RecipeError, counted
 from allelse.models import Layer, layer_rows, layer_table, own_parts
-from allelse.recipe import SWA, BatchRenorm, BatchStatistics, ConvNet, Crop, Cutout, OneCycle, Recipe, Schedule, Step
+from allelse.recipe import (
+    SWA,
+    BatchRenorm,
+    BatchStatistics,
+    ConvNet,
+    Crop,
+    Cutout,
+    GroupNorm,
+    InstanceNorm,
+    LayerNorm,
+    OneCycle,
+    Recipe,
+    Schedule,
+    Step,
+)
 from allelse.study import Arm
 
 
@@ -18,7 +32,7 @@ def check_arm(arm: Arm, dataset: data.Dataset) -> None:
     Raises:
         RecipeError: there are fewer images a class than the recipe asks for, the batch is larger than the training subset,
             averaging never begins or makes weights whose statistics nobody can measure, the learning rate never gets where its
-            schedule says, or the images are too small for the model.
+            schedule says, the images are too small for the model, or nothing of an image reaches its head.
     """
     recipe = arm.recipe
     try:
@@ -45,6 +59,7 @@ def check_arm(arm: Arm, dataset: data.Dataset) -> None:
     _check_augmentation(recipe, _image_shape(dataset))
     if isinstance(recipe.model, ConvNet):
         _check_kernels(recipe.model, _image_shape(dataset))
+        _check_head(recipe.model)
     layers(arm, dataset)
     if isinstance(recipe.averaging, SWA) and recipe.own_parts():
         for part in own_parts(recipe.model, _image_shape(dataset), len(dataset.classes)):
@@ -76,6 +91,19 @@ def _check_kernels(model: ConvNet, image_shape: tuple[int, int, int]) -> None:
         if kernel > most:
             height, width, _ = image_shape
             raise RecipeError(f"{kernel} reaches out of images of {height} × {width}; allowed: odd, 1 to {most}", path)
+
+
+def _check_head(model: ConvNet) -> None:
+    """Refuse a mean over positions right after a norm that has made it the same in every image."""
+    norm = model.norm_of_block(model.depth)
+    of_each_channel = isinstance(norm, (GroupNorm, InstanceNorm, LayerNorm)) and norm.needs_positions(model.widths()[-1])
+    if model.head.name == "gap" and of_each_channel and model.normalises_last():
+        raise RecipeError(
+            f"norm {norm.name!r} as it is here gives each channel of every image the same mean, its shift, and head 'gap' "
+            "takes that mean right after it: no network could tell two images apart; allowed: an activation between the two, "
+            'head = "flatten", or another norm',
+            ("model", "norm"),
+        )
 
 
 def gathers(arm: Arm, dataset: data.Dataset) -> bool:

@@ -41,7 +41,7 @@ Changes = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe key, or a factor's levels; may be repeated."),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
-NoPack = Annotated[bool, typer.Option("--no-pack", help="Train every run alone: in fp64 packs change nothing.")]
+NoPack = Annotated[bool, typer.Option("--no-pack", help="Train every run alone: in fp64 packs change rounding only.")]
 NoGraph = Annotated[bool, typer.Option("--no-graph", help="Record no CUDA graphs, to check that they change nothing.")]
 Workers = Annotated[int | None, typer.Option("--workers", metavar="N", help="Train N packs at once, each in a process.")]
 Engine = Annotated[Literal["local", "ray"], typer.Option("--engine", help="This machine, or a Ray cluster.")]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from allelse.blocks import BatchNorm, Own
 from allelse.blocks.norms import Statistics
+from allelse.blocks.weights import wide
 from allelse.engine.batches import ImageFeed
 from allelse.engine.device import sum_dtype
 from allelse.models import Network
@@ -153,7 +154,7 @@ def scatter_of_batch_means(network: Network, images: Iterable[Tensor]) -> list[T
 
     def collector(norm: BatchNorm, found: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         return lambda module, inputs: found.extend(
-            part.float().mean([0, *range(2, part.dim())]).unflatten(0, (network.replicas, -1))
+            wide(part).mean([0, *range(2, part.dim())]).unflatten(0, (network.replicas, -1))
             for part in norm.training_parts(inputs[0])
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import compress
 
 import numpy as np
 
@@ -38,9 +39,9 @@ class Fingerprints:
             for plain, weights in zip(self.plain, drawn, strict=True):
                 plain[named] = _digest(weights.tobytes())
 
-    def add_epoch(self, draws: Sequence[Draws]) -> None:
-        """Take in what each replica draws for one epoch more."""
-        for plain, drawn in zip(self.plain, draws, strict=True):
+    def add_epoch(self, draws: Sequence[Draws], trains: Sequence[bool] | np.ndarray) -> None:
+        """Take in what each replica that still ``trains`` draws for one epoch more."""
+        for plain, drawn in compress(zip(self.plain, draws, strict=True), trains):
             for name, of_epoch in zip(("order", "augmentation"), drawn.digests(), strict=True):
                 plain[name] = _digest((plain.get(name, "") + of_epoch).encode())
 

@@ -72,7 +72,8 @@ def train_pack(
         on_progress: called as the training goes on.
 
     Returns:
-        one result a run, in the pack's order; a run whose loss is no longer finite is ``diverged``.
+        one result a run, in the pack's order; a run whose loss or weights are no longer finite is ``diverged``, and its record
+        ends with the epoch in which that came.
     """
     on_progress(Progress(0.0, 0, 0, "preparing"))
     training = Training(pack, dataset, device)
@@ -202,7 +203,7 @@ class Training:
         """One pass over every replica's subset, then the evaluation."""
         begun = reported = time.perf_counter()
         draws = self.draws or self.draw(self.epoch)
-        self.fingerprints.add_epoch(draws)
+        self.fingerprints.add_epoch(draws, ~self.diverged)
         first, steps, until = self.epoch * self.steps_per_epoch, self.steps, self.steps_of(self.epoch)
         steps.begin(first, draws)
         if self.averaged:
@@ -221,14 +222,15 @@ class Training:
         # A GPU is still at work here: what the next epoch draws is drawn meanwhile.
         self.draws = self.draw(self.epoch + 1) if self.epoch + 1 < self.epochs else None
 
-        train = Score(*steps.score())
+        train, trained_on = Score(*steps.score()), np.flatnonzero(~self.diverged)
         self.diverged |= ~np.isfinite(train.loss.cpu().numpy()) | ~self._weights_are_finite()
         self.epoch += 1
         trained = time.perf_counter()
         on_progress(self.progress("training", scored=False))
         scores = {"train_{}": train, **self._evaluate()}
         rates = self.rates[first + steps.done - 1]
-        for replica, history in enumerate(self.history):
+        for replica in trained_on:
+            history = self.history[replica]
             history.append({"lr": float(rates[replica if len(rates) > 1 else 0])})
             for name, score in scores.items():
                 history[-1][name.format("loss")] = float(score.loss[replica])
@@ -289,10 +291,9 @@ class Training:
     def results(self) -> list[RunResult]:
         """The final scores, three ways, of every run."""
         begun = time.perf_counter()
-        test = (self.test_feed, self.test_index)
-        scores, population = evaluate_three_ways(
-            self.evaluated, self.training_images(), test, self.dtype, self._last_test_score()
-        )
+        test, last = (self.test_feed, self.test_index), self._last_test_score()
+        self.diverged |= ~np.isfinite(last.loss.numpy())  # the last step of all may have left weights that no image survives
+        scores, population = evaluate_three_ways(self.evaluated, self.training_images(), test, self.dtype, last)
         place = {"step": len(self.rates), "epoch": self.epoch}
         noise = scatter_of_batch_means(self.evaluated, self.training_images(self.recipe.batch_size, BATCHES_FOR_NOISE))
         self.probe.add_statistics(place, moments(self.evaluated), population, noise)
@@ -302,30 +303,31 @@ class Training:
         return [self._result(replica, scores, timing) for replica in range(len(self.pack.runs))]
 
     def _result(self, replica: int, scores: dict[str, Score], timing: dict[str, float]) -> RunResult:
-        last = self.history[replica][-1]
+        history, probes, error = self.history[replica], self.probe.rows[replica], None
+        last = history[-1]
+        if self.diverged[replica]:
+            infinite = (name for name in ("train", "test") if not math.isfinite(last[f"{name}_loss"]))
+            what = {"train": "training loss was", "test": "test loss was"}.get(next(infinite, ""), "weights were")
+            error = f"the {what} no longer finite in epoch {len(history)}"
+            probes = [row for row in probes if row["step"] < len(history) * self.steps_per_epoch]
         metrics = {name: value for name, value in last.items() if name != "lr"}
-        metrics.update(final_scores(self.history[replica]))
+        metrics.update(final_scores(history))
         for way, score in scores.items():
             metrics[f"accuracy_{way}"] = float(score.accuracy[replica])
             metrics[f"loss_{way}"] = float(score.loss[replica])
         if scores:
             metrics["statistics_gap"] = metrics["accuracy_recalibrated"] - metrics["accuracy_running"]
-        metrics.update(summarise(self.probe.rows[replica]))
-        diverged = bool(self.diverged[replica])
-        if diverged:
-            finite = [math.isfinite(epoch["train_loss"]) for epoch in self.history[replica]]
-            what = "weights were" if all(finite) else "training loss was"
-            error = f"the {what} no longer finite in epoch {len(finite) if all(finite) else finite.index(False) + 1}"
+        metrics.update(summarise(probes))
         return RunResult(
             run=self.pack.runs[replica].id,
-            status="diverged" if diverged else "done",
-            metrics={} if diverged else metrics,
-            epochs=self.history[replica],
-            fingerprints=self.fingerprints.named(replica, self.epoch),
-            probes=self.probe.rows[replica],
+            status="diverged" if error else "done",
+            metrics={} if error else metrics,
+            epochs=history,
+            fingerprints=self.fingerprints.named(replica, len(history)),
+            probes=probes,
             timing=timing,
             provenance=provenance(self.device, self.dtype, self.started),
-            error=error if diverged else None,
+            error=error,
         )
 
     def _networks(self) -> dict[str, Network]:

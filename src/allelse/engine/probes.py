@@ -26,12 +26,15 @@ from torch import Tensor, nn
 
 from allelse.blocks import BatchNorm, Block, Stacked
 from allelse.blocks.block import SHORTCUT
+from allelse.blocks.weights import wide
 from allelse.models import Network
 
 FLAT = 0.05
 """A slope under this passes on next to nothing: a sigmoid is flatter beyond |x| ≈ 2.9, where its largest slope is ¼."""
 
 ROWS_FOR_RANK = 4096
+ROUNDINGS = 8
+"""of the largest size: a spread within so many is that of a mean over ``ROWS_FOR_RANK`` equal numbers"""
 BATCHES_FOR_NOISE = 8
 STEPS_FOR_ONE_PROBE = 100
 
@@ -139,17 +142,22 @@ def norm_of_replica(values: Tensor) -> Tensor:
 
 
 def participation_ratio(x_RNCP: Tensor) -> Tensor:
-    """(Σλ)² / Σλ² of the channel covariance of each replica, over at most ``ROWS_FOR_RANK`` evenly spaced positions: [R]."""
+    """(Σλ)² / Σλ² of the channel covariance of each replica, over at most ``ROWS_FOR_RANK`` evenly spaced positions: [R].
+
+    0 where all positions are alike.
+    """
     positions = x_RNCP.shape[3]
     x_RMC = x_RNCP.permute(0, 1, 3, 2).flatten(1, 2)
     stride = -(-x_RMC.shape[1] // ROWS_FOR_RANK)
     while math.gcd(stride, positions) > 1:  # else some columns of the images are never seen
         stride += 1
-    x_RMC = x_RMC[:, ::stride].float()
-    x_RMC = x_RMC - x_RMC.mean(1, keepdim=True)
-    covariance = x_RMC.transpose(1, 2) @ x_RMC
+    x_RMC = wide(x_RMC[:, ::stride])
+    centred_RMC = x_RMC - x_RMC.mean(1, keepdim=True)
+    covariance = centred_RMC.transpose(1, 2) @ centred_RMC
     trace = covariance.diagonal(dim1=1, dim2=2).sum(1)
-    return trace.square() / covariance.square().sum((1, 2)).clamp_min(1e-30)
+    ratio = trace.square() / covariance.square().sum((1, 2)).clamp_min(torch.finfo(x_RMC.dtype).tiny)
+    rounding = (ROUNDINGS * torch.finfo(x_RMC.dtype).eps) ** 2 * x_RMC.square().sum((1, 2))
+    return torch.where(trace <= rounding, 0.0, ratio)  # what is constant has no spread but that of its mean's rounding
 
 
 def summarise(rows: Sequence[Row]) -> dict[str, float]:

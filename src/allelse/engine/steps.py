@@ -116,7 +116,8 @@ class Steps:
 
     def score(self) -> tuple[Tensor, Tensor]:
         """Mean loss in nats and accuracy in percent of the epoch's steps so far, each [R]."""
-        return self.loss_R / self.done, 100 * self.correct_R / (self.done * self.batches.batch_size)
+        correct_R = self.correct_R.to(self.loss_R.dtype)  # torch divides integers in float32
+        return self.loss_R / self.done, 100 * correct_R / (self.done * self.batches.batch_size)
 
     def _several_steps(self) -> None:
         for _ in range(STEPS_A_REPLAY):
@@ -133,6 +134,9 @@ class Steps:
             self._side_by_side([self._branch(replica, place) for replica in range(len(self.branches))])
         else:
             self._forward_and_backward(self.network, place, slice(None))
+        for parameter in self.network.parameters():
+            if parameter.grad is None:  # it took no part in this step: a gradient of zero, however the pack is computed
+                parameter.grad = torch.zeros_like(parameter)
         if self.centred:  # what there is in place of a gradient of 0 is rounding
             torch._foreach_zero_([bias.grad for bias in self.centred if bias.grad is not None])
         if look is not None:

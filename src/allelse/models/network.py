@@ -123,7 +123,16 @@ def _add_linear_blocks(network: Network, model: recipe.MLP, features: int) -> in
     """Returns what leaves the last block."""
     network.flatten_images = True
     replicas, parts = network.replicas, model.parts()
+    normed_before, normed_after = ("norm" in around for around in model.around_weight())
     for number, width in enumerate(model.widths(), start=1):
+        for meets in (features,) * normed_before + (width,) * normed_after:
+            if model.norm_of_block(number).needs_positions(meets):
+                raise RecipeError(
+                    f"norm {model.norm.name!r} as it is here takes each statistic over a single value, because an MLP has one "
+                    f"value a feature and block {number} gives it {meets}; allowed: batch, renorm, layer, rms, none; ghost of "
+                    "at least 2 images; group and evonorm-s0 with at least 2 features a group",
+                    ("model", "norm"),
+                )
         if isinstance(model.block, recipe.OwnPart):
             weights: list[nn.Module] = [build_own(replicas, model.block, "block", (features, width), (features,))]
         else:
@@ -143,7 +152,7 @@ def _add_convolution_blocks(network: Network, model: recipe.ConvNet, image_shape
     if model.stem:
         stem = model.stem
         weight = Conv2d(replicas, channels, stem.width, stem.kernel, model.bias)
-        kept = _once(model, conv=True, norm=stem.norm, act=stem.activation)
+        kept = model.once(conv=True, norm=stem.norm, act=stem.activation)
         network.stem = build_block(replicas, model, 1, kept, (channels, stem.width), [weight])
         channels = stem.width
     normed_before, normed_after = ("norm" in around for around in model.around_weight())
@@ -190,12 +199,6 @@ def _entering(parts: Sequence[str], weight: str, first: int, width: int) -> list
     return [first if name == weight else width for name in parts if name.startswith(weight)]
 
 
-def _once(model: recipe.ConvNet, **wanted: bool) -> list[str]:
-    """The wanted kinds of parts in the order in which a block has them first, beside one of the user's own the usual."""
-    parts = ("conv", "norm", "act") if isinstance(model.block, recipe.OwnPart) else model.parts()
-    return [name for name in parts if wanted.get(name)]
-
-
 def _check_norm(model: recipe.ConvNet, positions: int, number: int, channels: int, where: str = "") -> None:
     if positions == 1 and model.norm_of_block(number).needs_positions(channels):
         raise RecipeError(
@@ -208,7 +211,7 @@ def _check_norm(model: recipe.ConvNet, positions: int, number: int, channels: in
 def _add_head(network: Network, model: recipe.ConvNet, shape: tuple[int, int, int]) -> int:
     replicas, head = network.replicas, model.head
     height, width, channels = shape
-    if kept := _once(model, norm=head.norm, act=head.activation):
+    if kept := model.once(norm=head.norm, act=head.activation):
         if "norm" in kept:
             _check_norm(model, height * width, model.depth, channels, "the head")
         network.final = build_block(replicas, model, model.depth, kept, (channels, channels), [])
@@ -268,22 +271,26 @@ def initialise(network: Network, seeds: Sequence[int]) -> None:
 
 
 def centred_biases(network: Network) -> list[nn.Parameter]:
-    """The biases that a norm takes out again, as it subtracts each channel's mean: none of them has any gradient.
+    """The biases and shifts that a norm takes out again, as it subtracts each channel's mean: none has any gradient.
 
     What arithmetic leaves in its place is rounding, of which optimisers that divide by the size of gradients make steps as
     large as any, and running means follow them. Between such a bias and its norm stand only parts that a shift goes through;
     one that is added to what goes past its norm, as in a residual network, is not among them.
     """
-    found: list[nn.Parameter] = []
-    last: nn.Parameter | None = None
+    found: list[nn.Parameter | None] = []
+    shifts: list[nn.Parameter | None] = []
+    """what has done nothing, up to here, but to shift whole channels"""
     for part in _one_after_another(network):
         if isinstance(part, (Conv2d, Linear, SeparableConv2d)):
-            last = part.pointwise.bias if isinstance(part, SeparableConv2d) else part.bias
+            first, last = (part.depthwise, part.pointwise) if isinstance(part, SeparableConv2d) else (part, part)
+            kept = isinstance(first, Linear) or first.is_pointwise  # padding makes of a shift more than a shift
+            shifts = [*(shifts if kept else ()), last.bias]
+        elif isinstance(part, Affine):
+            found += shifts if part.centres_channels else ()
+            shifts = [part.bias]  # all norms of a network are of one kind, and none that ends in an activation centres
         elif not isinstance(part, (nn.Identity, nn.AvgPool2d, nn.MaxPool2d)):
-            if last is not None and isinstance(part, Affine) and part.centres_channels:
-                found.append(last)
-            last = None
-    return found
+            shifts = []
+    return [bias for bias in found if bias is not None]
 
 
 def _one_after_another(network: Network) -> Iterator[nn.Module]:

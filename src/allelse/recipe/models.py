@@ -226,6 +226,21 @@ class ConvNet(_Blocks):
         }
         return [name for name in super().unread() if not read[name]]
 
+    def once(self, **wanted: bool) -> list[str]:
+        """The wanted kinds of parts in the order in which a block has them first, beside one of the user's own the usual."""
+        parts = ("conv", "norm", "act") if isinstance(self.block, OwnPart) else self.parts()
+        return [name for name in parts if wanted.get(name)]
+
+    def normalises_last(self) -> bool:
+        """Whether the head's pooling meets what a norm has put out, with nothing that acts on it between the two."""
+        last = self.once(norm=self.head.norm, act=self.head.activation)
+        if not last:
+            if self.depth in self.pool and self.pool_kind != "stride":
+                return False
+            last = [name for name in self._order() if name != "drop" and (name != "add" or self.residual)]
+            last += ["add"] * (self.residual and "add" not in last)
+        return last[-1] == "norm"
+
     def kernels(self) -> tuple[int, ...]:
         """The kernel of each block in order."""
         return self._per_block(self.kernel)
@@ -271,17 +286,6 @@ class MLP(_Blocks):
     def _channels_are_numbers(self) -> MLP:
         if self.dropout_of == "channels":
             raise ValueError("dropout_of is channels, which in an MLP are numbers; allowed: numbers, images")
-        return self
-
-    @model_validator(mode="after")
-    def _norm_has_values(self) -> MLP:
-        for number, width in self.normalised_widths() if "norm" in self._order() else ():
-            if self.norm_of_block(number).needs_positions(width):
-                raise ValueError(
-                    f"norm {self.norm.name!r} as it is here takes each statistic over a single value, because an MLP has one "
-                    "value a feature; allowed: batch, renorm, layer, rms, none; ghost of at least 2 images; group and "
-                    "evonorm-s0 with at least 2 features a group"
-                )
         return self
 
 
