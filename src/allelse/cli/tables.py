@@ -177,7 +177,10 @@ def _share(pack: Pack, arm: Arm) -> float:
 def _show_decidability(console: Console, study: Study, gathering: Sequence[Mapping[str, Level]]) -> None:
     """What the seeds can decide; ``gathering`` arms are not evaluated three ways."""
     seeds_from_arm = {frozenset(arm_key(arm.levels).items()): len(arm.seeds) for arm in study.arms}
-    console.print(f"\nWhat {_seeds(study)} can decide (assumed: differences of two arms vary by 1 point over seeds)")
+    console.print(
+        f"\nWhat {_seeds(study)} can decide at least {stats.POWER * 10:.0f} times in 10 "
+        "(assumed: differences of two arms vary by 1 point over seeds)"
+    )
     why_not = {claim.id: why for claim in study.claims if (why := _why_not(claim, study, gathering))}
     # Holm's first step divides α by the number of claims that are asked.
     asked = [claim for claim in study.claims if claim.id not in why_not]

@@ -8,12 +8,13 @@ and ``power`` (before running).
 from allelse.stats.comparisons import Comparison, compare
 from allelse.stats.contrasts import Contrast, contrasts
 from allelse.stats.effects import correlation, one_sided, sign_flip, sign_patterns, spread, t_interval
-from allelse.stats.power import Decidability, decidability, sign_flip_note
+from allelse.stats.power import POWER, Decidability, decidability, sign_flip_note
 from allelse.stats.rulings import Part, Verdict
 from allelse.stats.summary import arm_table
 from allelse.stats.verdicts import holm, verdicts
 
 __all__ = [
+    "POWER",
     "Comparison",
     "Contrast",
     "Decidability",

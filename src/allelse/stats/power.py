@@ -1,15 +1,18 @@
 """Power before running: claims, the study's levels and a number of seeds in; which claims cannot be decided out. No data.
 
-A claim counts as decidable when its interval would be narrow enough if the mean came out as hoped: at the assumed effect for
-the directional kinds (about even odds, then), at no difference for ``within`` and ``stable``. Holm's first step is assumed: α
-over the number of claims.
+A claim counts as decidable when it would get its verdict in ``POWER`` of all such studies, if things are as assumed: at the
+assumed effect for the directional kinds, at no difference for ``within`` and ``stable``. Differences are taken to be normal. Of
+a claim with several comparisons, each is asked to fail so seldom that all together hold often enough (Bonferroni's inequality).
+Holm's first step is assumed: α over the number of claims.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
+import numpy as np
 from scipy import special
 
 from allelse.claims import Claim
@@ -19,6 +22,7 @@ from allelse.stats.effects import SIGN_FLIP_FROM
 from allelse.stats.sentences import is_accuracy, number, quantity
 
 MOST_SEEDS = 10_000
+POWER = 0.8
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ def _decidability(claim: Claim, needed: Sequence[Contrast], n: int, alpha: float
     needs = next((more for more in _sizes() if _largest_sd(needed, more, alpha, effect) > sd), None)
     can = largest is not None and largest > sd
     hoped = f"±{quantity(needed[0].margin, claim.metric)}" if equivalence else f"an effect of {quantity(effect, claim.metric)}"
+    hoped += " over all levels" * (claim.kind == "trend")
     spread = f"a per-seed sd of {number(sd, claim.metric)}"
     if n < 2:
         text = f"{claim.id}: one seed decides nothing; {hoped} at {spread} needs {needs or f'over {MOST_SEEDS}'} seeds"
@@ -104,16 +109,37 @@ def _sizes() -> list[int]:
 
 
 def _largest_sd(needed: Sequence[Contrast], n: int, alpha: float, effect: float) -> float:
-    return min(_room(contrast, effect) * n**0.5 / (_quantile(contrast, n, alpha) * _noise(contrast)) for contrast in needed)
+    chance = 1 - (1 - POWER) / len(needed)
+    return min(
+        _room(each, effect) * n**0.5 / (_standard_errors(each.test == "within", n, alpha, chance) * _noise(each))
+        for each in needed
+    )
 
 
 def _room(contrast: Contrast, effect: float) -> float:
-    """How far the hoped-for mean lies from the edge of the claim, in the contrast's unit."""
+    """How far the assumed mean lies from the edge of the claim, in the contrast's unit."""
     return contrast.margin if contrast.test == "within" else effect / contrast.span
 
 
-def _quantile(contrast: Contrast, n: int, alpha: float) -> float:
-    return float(special.stdtrit(n - 1, 1 - (alpha if contrast.test == "within" else alpha / 2)))
+@lru_cache(maxsize=4096)
+def _standard_errors(within: bool, n: int, alpha: float, chance: float) -> float:
+    """How many true standard errors the assumed mean must lie from the edge of the claim to be shown with this chance.
+
+    Above the edge by a two-sided t test at ``alpha``: the noncentrality of t. Within both edges, and assumed to lie half-way
+    between them, by two one-sided tests: over the distribution of the estimated standard error, the chance that the
+    interval lies inside (Phillips 1990, doi:10.1007/BF01063556).
+    """
+    if not within:
+        return float(special.nctdtrinc(n - 1, 1 - chance, special.stdtrit(n - 1, 1 - alpha / 2)))
+    nodes, weights = np.polynomial.legendre.leggauss(100)
+    estimated = np.sqrt(special.gammaincinv((n - 1) / 2, (nodes + 1) / 2) * 2 / (n - 1))  # over the true one
+    half_widths = special.stdtrit(n - 1, 1 - alpha) * estimated
+    low, high = 0.0, half_widths[-1] + 10.0
+    while high - low > 1e-6 * high:
+        middle = (low + high) / 2
+        inside = (2 * special.ndtr(middle - half_widths) - 1).clip(0) @ weights / 2
+        low, high = (middle, high) if inside < chance else (low, middle)
+    return float(high)
 
 
 def _noise(contrast: Contrast) -> float:
