@@ -55,6 +55,21 @@ def test_some_of_the_arms_with_another_recipe_are_of_another_study(tmp_path):
     )
 
 
+def test_where_one_arm_has_two_recipes_both_folders_are_named(tmp_path):
+    def of(name, epochs, *activations):
+        arms = [
+            {"levels": (levels := {"model.activation": one}), "recipe": {"epochs": epochs, "arm": levels}}
+            for one in activations
+        ]
+        return fill(tmp_path / name, [0], factors={"model.activation": list(activations)}, arms=arms)
+
+    first, second, third = of("a", 2, "sigmoid", "relu"), of("b", 2, "relu", "tanh"), of("c", 5, "tanh", "gelu")
+    for folders in ((first, third, second), (third, first, second)):
+        said = refused(tmp_path / "u", *folders)
+        assert f"{third}: is of another study than {second}" in said or f"{second}: is of another study than {third}" in said
+        assert "in the arm model.activation = tanh, recipe.epochs: " in said
+
+
 def test_an_arm_that_other_factors_make_is_of_another_study(tmp_path):
     more = {"model.activation": ["relu"], "model.norm": ["batch", "none"]}
     a, b = fill(tmp_path / "a", [0]), fill(tmp_path / "b", [0], factors=more)

@@ -82,7 +82,7 @@ def united(definitions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             goes along.
     """
     first = definitions[0]
-    arm_from_levels = {canonical_json(arm["levels"]): arm for one in definitions for arm in one["arms"]}
+    arm_from_levels = {canonical_json(arm["levels"]): arm for one in reversed(definitions) for arm in one["arms"]}
     excluded = {canonical_json(levels) for one in definitions for levels in one.get("excluded", [])}
     lists = {factor: [one["factors"].get(factor, []) for one in definitions] for factor in first["factors"]}
     factors = {factor: _all_levels(of_each) for factor, of_each in lists.items()}

@@ -186,7 +186,8 @@ def _check_one_study(
                     f"{one.folder}: has the images of {whole.folder} under another path, {paths[0]} and not {paths[1]}, and "
                     f"a run is known by it; run it with that one"
                 )
-            raise StoreError(f"{one.folder}: is of another study than {whole.folder}, and results never mix: {why}")
+            than = next((other for other in sources if _disagree(one, other)), whole)
+            raise StoreError(f"{one.folder}: is of another study than {than.folder}, and results never mix: {why}")
         if whole.tuned_by and one.tuned_by and set(whole.tuned_by.runs) != set(one.tuned_by.runs):
             fewer = "a part of the arms tunes for itself: leave it out, or let one folder"
             raise StoreError(
@@ -207,6 +208,12 @@ def _check_one_study(
             raise StoreError(
                 f"{one.folder}: its tuning chose otherwise than that of {settled[0].folder}; leave one of them out"
             )
+
+
+def _disagree(one: _Source, other: _Source) -> bool:
+    """Whether both have an arm, by another recipe each."""
+    recipes = {canonical_json(arm["levels"]): arm["recipe"] for arm in one.definition["arms"]}
+    return any(arm["recipe"] != recipes.get(canonical_json(arm["levels"]), arm["recipe"]) for arm in other.definition["arms"])
 
 
 def _chosen(source: _Source) -> dict[str, Any]:
