@@ -93,6 +93,15 @@ def test_a_corrupt_npz(file, content):
     assert "bad.npz is no readable .npz file, or is damaged; " in mistake("run", file, "--set", "dataset=npz:bad.npz")
 
 
+def test_an_npz_without_read_permission_is_not_called_damaged(file, monkeypatch):
+    def denied(path, *_):  # a superuser may read everything
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (file.parent / "mine.npz").touch()
+    monkeypatch.setattr("allelse.data.npz.read_arrays", denied)
+    assert "mine.npz is there, but you have no right to read it; " in mistake("run", file, "--set", "dataset=npz:mine.npz")
+
+
 def test_an_npz_cut_short(file):
     images = random_images(20, (4, 4))
     np.savez("whole.npz", x_train=images, y_train=np.arange(20) % 2, x_test=images, y_test=np.arange(20) % 2)

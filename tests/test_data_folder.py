@@ -178,3 +178,14 @@ def test_a_folder_without_read_permission_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(room.os, "scandir", forbidden)
     with pytest.raises(DataError, match=r"train/ant cannot be read \(Permission denied\)"):
         load(f"folder:{root}")
+
+
+def test_an_image_without_read_permission_is_not_called_damaged(tmp_path, monkeypatch):
+    root, _ = make(tmp_path / "mine")
+
+    def forbidden(path, *_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("PIL.Image.open", forbidden)
+    with pytest.raises(DataError, match=r"png is there, but you have no right to read it; give yourself that, "):
+        load(f"folder:{root}")

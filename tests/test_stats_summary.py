@@ -104,3 +104,9 @@ def test_the_ends_of_a_narrow_interval_are_told_apart(low, width):
     ends = [float(number(end, "train_loss", digits=digits).replace("−", "-")) for end in (low, low + width)]
     assert ends[1] - ends[0] == pytest.approx(width, rel=0.1)
     assert digits_between(low, low) == digits_between(float("nan"), 1.0) == 3
+
+
+@pytest.mark.parametrize("value", [-0.0, -1e-9, -0.0049, 0.0049])
+def test_what_rounds_to_nothing_has_no_sign(value):
+    assert number(value, "accuracy") == "0.00"
+    assert number(value, "accuracy", signed=True) == "+0.00"

@@ -148,7 +148,11 @@ def show_plan(study: Study, plan: Plan, tuning_plan: Plan | None, dataset_of: Ca
     alike = f"two arms have with one name, shape, init and number of inputs ({in_all} in all arms)"
     show_item(console, f"the initial weights of every layer that {alike}")
     if unlike:
-        show_item(console, f"not always: {listed(unlike, 6)}, of one name and shape, but filled another way in some arms")
+        show_item(
+            console,
+            f"not by construction: {listed(unlike, 6)}, of one name and shape, but filled another way in some arms; "
+            "'allelse explain STUDY --arm … --against …' compares their values",
+        )
 
 
 WORDS_FROM_PACKING = {

@@ -219,7 +219,7 @@ def _by_arm(findings: Findings) -> str:
 
 
 def points_text(value: float) -> str:
-    return f"{value:+.2f} points".replace("-", "−") if value == value else "no value"
+    return f"{value:+z.2f} points".replace("-", "−") if value == value else "no value"
 
 
 def _bars(findings: Findings, metrics: Sequence[str]) -> str:

@@ -31,7 +31,7 @@ def metric_text(metric: str) -> str:
 
 def number(value: float, metric: str, signed: bool = False, digits: int = 3) -> str:
     """A value of a metric: two decimals for accuracies, so many significant digits for others."""
-    text = f"{value:{'+' if signed else ''}{'.2f' if is_accuracy(metric) else f'.{digits}g'}}"
+    text = f"{value:{'+' if signed else ''}{'z.2f' if is_accuracy(metric) else f'.{digits}g'}}"
     return text.replace("-", "−")
 
 

@@ -93,7 +93,7 @@ def load(
         key, value = parse_change(change)
         if key in factors:
             factors[key] = replaced_levels(change, key, value, factors[key])
-        elif covers("study", key):
+        elif key == "seeds" or covers("study", key):
             raise StudyError(
                 one_line(f"--set {change}: [study] stands in the file; allowed: recipe keys, and --seeds N for seeds")
             )
