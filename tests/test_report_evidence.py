@@ -9,7 +9,13 @@ import pytest
 from report_support import CLAIMS, MADE, definition, result, write_store
 
 from allelse import store
-from allelse.report import compare, judge, write_report
+from allelse.report import compare, figures, judge, write_report
+
+
+@pytest.fixture(autouse=True)
+def _words_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No figure is drawn, which takes longer than all the rest."""
+    monkeypatch.setattr(figures, "FIGURES", {})
 
 
 def test_a_claim_that_was_not_asked_does_not_stop_the_others(tmp_path):
@@ -123,7 +129,9 @@ def test_claims_that_were_not_asked_leave_the_correction(tmp_path):
         assert both[0] == judge(opened)[0]
 
 
-def test_arms_without_running_statistics_are_not_counted_among_those_that_might_lag(tmp_path):
+def test_arms_without_running_statistics_are_not_counted_among_those_that_might_lag(tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "FIGURES", {"three-ways": figures.three_ways})
+
     def one(spec, value):
         gap = [0.1, 0.5, 0.9, 0.4, 0.2][spec.seed] if spec.arm["model.norm"] == "batch" else 0.0
         return result(spec, value, metrics={"accuracy": value, "accuracy_running": value, "accuracy_recalibrated": value + gap})

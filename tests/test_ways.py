@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import gc
 import re
 import weakref
@@ -54,21 +55,24 @@ def in_way(pack: Pack, way: Way) -> Pack:
     return dataclasses.replace(pack, way=way)
 
 
+@functools.cache
+def of_way(norm: str, optimizer: str, way: Way) -> loop.Training:
+    values = tiny_recipe(
+        optimizer=OPTIMIZERS[optimizer],
+        augment=AUGMENT,
+        averaging=EMA,
+        batch_size=2,  # 12 steps an epoch: more than a graph holds, and some are left over
+        schedule="cosine",
+        model={"norm": NORMS[norm], "activation": "prelu", "pool": [1], "stem": {"width": 4}},
+    )
+    return trained(in_way(pack_of(values), way), toy_dataset())
+
+
 @pytest.mark.usefixtures("without_cuda")
 @pytest.mark.parametrize("way", WAYS[1:], ids=lambda way: way.in_words(2))
 def test_whole_trainings_are_the_same_in_every_way(way):
-    dataset = toy_dataset()
     for norm, optimizer in islice(product(NORMS, OPTIMIZERS), 0, None, 4):  # every norm and every optimiser at least once
-        values = tiny_recipe(
-            optimizer=OPTIMIZERS[optimizer],
-            augment=AUGMENT,
-            averaging=EMA,
-            batch_size=2,  # 12 steps an epoch: more than a graph holds, and some are left over
-            schedule="cosine",
-            model={"norm": NORMS[norm], "activation": "prelu", "pool": [1], "stem": {"width": 4}},
-        )
-        expected = trained(pack_of(values), dataset)
-        found = trained(in_way(pack_of(values), way), dataset)
+        expected, found = of_way(norm, optimizer, WAYS[0]), of_way(norm, optimizer, way)
         for name, value in expected.network.state_dict().items():
             say = f"{norm} {optimizer} {name}"
             close = np.allclose(found.network.state_dict()[name], value, **TOLERANCE[way.graph])
