@@ -77,7 +77,7 @@ def _here(tmp_path, monkeypatch):
         (
             "width = 4\ndepth = 1",
             "width = [4]\ndepth = 2",
-            "line 15: recipe.model.width: width lists 1 blocks, depth asks for 2; give one width for each block",
+            "line 15: recipe.model.width: width lists 1 block, depth asks for 2; give one width for each block",
         ),
         (
             '"batch"',

@@ -64,6 +64,8 @@ def test_images_that_are_too_small_are_refused_in_one_line(model, side, said):
         ({"norm": {"name": "frn", "tlu": False}, "block": "norm-linear", "depth": 1}, "block 1 gives it 4"),
         ({"norm": {"name": "group", "groups": 4}, "block": "norm-act-linear", "width": 8}, "block 1 gives it 4"),
         ({"norm": {"name": "group", "groups": 5}, "block": "linear-norm", "depth": 1}, "block 1 gives it 5"),
+        ({"norm": {"name": "evonorm-s0", "groups": 5}, "activation": "identity"}, "block 1 gives it 5"),
+        ({"norm": {"name": "ghost", "ghost_size": 1}}, "block 1 gives it 5"),
         ({"norm": {"name": "group", "groups": 2}, "block": "norm-linear", "depth": 1}, None),
         ({"norm": "layer", "block": "norm-linear", "depth": 1}, None),
     ],

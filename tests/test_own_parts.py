@@ -237,7 +237,7 @@ REASON_FROM_ACTIVATION = {
     "Taken": "names a tensor 'replicas', of which torch says ",
     "Wants": "raises TypeError: Wants.__init__() missing 1 required positional argument: 'something'",
     "no_module": "gives a int; allowed: a class or function that gives a torch.nn.Module",
-    "NUMBER": "is a int; allowed: a class, or a function that makes what one would",
+    "NUMBER": "is of type int; allowed: a class, or a function that makes what one would",
 }
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from allelse.errors import PartError, Terminated, did_you_mean
+from allelse.errors import PartError, Terminated, did_you_mean, one_line
 
 OURS = Path(__file__).parent
 
@@ -75,7 +75,9 @@ def find(reference: str) -> Any:
             raise PartError(f"{reference!r}: {_place(module_name)} has no {part!r}; {did_you_mean(part, there)}")
         found = getattr(found, part)
     if not callable(found):
-        raise PartError(f"{reference!r} is a {type(found).__name__}; allowed: a class, or a function that makes what one would")
+        raise PartError(
+            f"{reference!r} is of type {type(found).__name__}; allowed: a class, or a function that makes what one would"
+        )
     return found
 
 
@@ -192,7 +194,8 @@ def in_words(error: BaseException) -> str:
         if not file.is_relative_to(OURS) and any(file.is_relative_to(folder) for folder in _folders):
             where = f" ({file.name}, line {trace.tb_lineno})"
         trace = trace.tb_next
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
+    said = one_line(error)
+    return f"{type(error).__name__}{': ' if said else ''}{said}{where}"
 
 
 def _place(module_name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from allelse.data.dataset import Dataset
-from allelse.errors import DataError
+from allelse.errors import DataError, counted
 from allelse.seeds import stream
 
 
@@ -39,8 +39,8 @@ def split(
         if asked > len(members):
             wish = "at least 1" if train_per_class is None else train_per_class
             raise DataError(
-                f"{dataset.name}: class {name!r} has {len(members)} train images; {validation_per_class} for validation and "
-                f"{wish} for training make {asked}; lower validation_per_class or train_per_class"
+                f"{dataset.name}: class {name!r} has {counted(len(members), 'train image')}; {validation_per_class} for "
+                f"validation and {wish} for training make {asked}; lower validation_per_class or train_per_class"
             )
         held_out = stream(0, "validation", label).permutation(members)[:validation_per_class]
         rest = np.setdiff1d(members, held_out)

@@ -292,7 +292,7 @@ class Training:
         """The final scores, three ways, of every run."""
         begun = time.perf_counter()
         test, last = (self.test_feed, self.test_index), self._last_test_score()
-        self.diverged |= ~np.isfinite(last.loss.numpy())  # the last step of all may have left weights that no image survives
+        spoilt = ~self.diverged & ~np.isfinite(last.loss.numpy())  # the last step may leave weights that no image survives
         scores, population = evaluate_three_ways(self.evaluated, self.training_images(), test, self.dtype, last)
         place = {"step": len(self.rates), "epoch": self.epoch}
         noise = scatter_of_batch_means(self.evaluated, self.training_images(self.recipe.batch_size, BATCHES_FOR_NOISE))
@@ -300,14 +300,14 @@ class Training:
         self.seconds["evaluate"] += time.perf_counter() - begun
         images = min(self.epoch * self.steps_per_epoch, self.updates) * self.recipe.batch_size
         timing = {**self.seconds, "images_per_second": images / self.seconds["train"]}
-        return [self._result(replica, scores, timing) for replica in range(len(self.pack.runs))]
+        return [self._result(replica, scores, timing, bool(spoilt[replica])) for replica in range(len(self.pack.runs))]
 
-    def _result(self, replica: int, scores: dict[str, Score], timing: dict[str, float]) -> RunResult:
+    def _result(self, replica: int, scores: dict[str, Score], timing: dict[str, float], spoilt: bool) -> RunResult:
         history, probes, error = self.history[replica], self.probe.rows[replica], None
         last = history[-1]
-        if self.diverged[replica]:
-            infinite = (name for name in ("train", "test") if not math.isfinite(last[f"{name}_loss"]))
-            what = {"train": "training loss was", "test": "test loss was"}.get(next(infinite, ""), "weights were")
+        if spoilt or self.diverged[replica]:
+            what = "weights were" if math.isfinite(last["train_loss"]) else "training loss was"
+            what = "test loss was" if spoilt else what
             error = f"the {what} no longer finite in epoch {len(history)}"
             probes = [row for row in probes if row["step"] < len(history) * self.steps_per_epoch]
         metrics = {name: value for name, value in last.items() if name != "lr"}

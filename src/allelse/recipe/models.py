@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Union
 
 from pydantic import BeforeValidator, Discriminator, Field, PlainValidator, Tag, field_validator, model_validator
 
-from allelse.errors import did_you_mean
+from allelse.errors import counted, did_you_mean
 from allelse.recipe.activations import Activation, PlainActivation
 from allelse.recipe.base import Count, Fraction, Listed, Named, Part, PerBlock
 from allelse.recipe.initialisation import DefaultInit, Init
@@ -111,7 +111,7 @@ class _Blocks(Part):
             if isinstance(numbers, tuple) and len(numbers) < self.depth:
                 one = "group count" if name == "norm.groups" else name
                 raise ValueError(
-                    f"{name} lists {len(numbers)} blocks, depth asks for {self.depth}; give one {one} for each block"
+                    f"{name} lists {counted(len(numbers), 'block')}, depth asks for {self.depth}; give one {one} for each block"
                 )
         return self
 
