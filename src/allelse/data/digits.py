@@ -6,6 +6,10 @@ scikit-learn carries along, so that this data set needs no network and no cache.
 
 from __future__ import annotations
 
+import gzip
+from importlib.util import find_spec
+from pathlib import Path
+
 import numpy as np
 
 from allelse.data.dataset import Dataset, assemble
@@ -14,15 +18,25 @@ from allelse.seeds import stream
 TRAIN_COUNT, TEST_COUNT = 1438, 359
 
 
+def _bundled() -> np.ndarray:
+    """64 grey levels and the label of each image, int64 [1797, 65], as ``sklearn.datasets.load_digits`` reads them.
+
+    From its file, since to import scikit-learn takes longer than all else before a small training.
+    """
+    found = find_spec("sklearn")
+    assert found is not None
+    assert found.submodule_search_locations
+    with gzip.open(Path(found.submodule_search_locations[0], "datasets", "data", "digits.csv.gz"), "rt") as file:
+        return np.loadtxt(file, delimiter=",", dtype=np.int64)
+
+
 def load_digits() -> Dataset:
     """The digits, with one fixed split: a fifth of every class, rounded, is the test split.
 
     Grey levels 0 to 16 become 0 to 255 by round(255 · level / 16), halves up.
     """
-    from sklearn.datasets import load_digits as bundled
-
-    source = bundled()
-    levels, labels = source.images.astype(np.int64), source.target.astype(np.int64)
+    table = _bundled()
+    levels, labels = table[:, :-1].reshape(-1, 8, 8), table[:, -1]
     images = ((levels * 255 + 8) // 16).astype(np.uint8)[..., None]
     is_test = np.zeros(len(labels), bool)
     for label in range(10):
