@@ -14,7 +14,7 @@ from allelse import data
 from allelse.errors import StoreError
 from allelse.fit import check_arm, layers
 from allelse.recipe import OwnModel, OwnPart, Recipe, Work
-from allelse.records import Pack, RunSpec, Way, canonical_json
+from allelse.records import Pack, RunSpec, Way, canonical_json, flattened
 from allelse.study import Arm, Study
 
 Measure = Callable[[Pack], float | None]
@@ -285,7 +285,7 @@ def _seconds(arm: Arm, dataset: data.Dataset, replicas: int, rate: float | None)
 
 def differing_keys(arms: Sequence[Arm]) -> dict[str, list[Any]]:
     """Every recipe key that is not the same in all arms, with its value in each arm in order."""
-    flat = [dict(_flatten(arm.recipe.model_dump(mode="json"))) for arm in arms]
+    flat = [dict(flattened(arm.recipe.model_dump(mode="json"))) for arm in arms]
     keys = dict.fromkeys(key for values in flat for key in values)
     missing = object()
     columns = {key: [values.get(key, missing) for values in flat] for key in keys}
@@ -315,11 +315,3 @@ def equal_networks(arms: Sequence[Arm]) -> list[list[Arm]]:
             del values["model"][name]
         arms_from_network.setdefault(canonical_json(values), []).append(arm)
     return [equal for equal in arms_from_network.values() if len(equal) > 1]
-
-
-def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and value:
-        for key, inner in value.items():
-            yield from _flatten(inner, f"{prefix}.{key}" if prefix else key)
-    else:
-        yield prefix, value

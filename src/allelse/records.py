@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -60,6 +60,15 @@ Status = Literal["done", "diverged", "failed"]
 def canonical_json(value: Any) -> str:
     """One text for one value: sorted keys, no spaces, shortest float form. NaN and infinities become null."""
     return json.dumps(finite(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def flattened(value: Any, above: str = "") -> Iterator[tuple[str, Any]]:
+    """What stands in tables within tables, each under its dotted key, in order; an empty table is a value."""
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from flattened(inner, f"{above}.{key}" if above else str(key))
+    else:
+        yield above, value
 
 
 def finite(value: Any) -> Any:

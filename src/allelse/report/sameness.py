@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from allelse.records import canonical_json, digest
+from allelse.records import canonical_json, digest, flattened
 from allelse.report.findings import Arm, Findings
 
 _ABSENT = object()
@@ -29,7 +29,7 @@ def _flat_recipes(findings: Findings) -> list[dict[str, Any]]:
     """What each arm's recipe says by dotted key, with the number that was tuned for it, and levels that are the default."""
     tuning, arms = findings.tuning, findings.definition.get("arms", [])
     flat = [
-        dict(_flatten(arm.get("recipe", {}))) | ({tuning.key: tuning.choice_for(arm["levels"]).value} if tuning else {})
+        dict(flattened(arm.get("recipe", {}))) | ({tuning.key: tuning.choice_for(arm["levels"]).value} if tuning else {})
         for arm in arms
     ]
     named = [dict(_of_levels(arm.get("levels", {}))) for arm in arms]
@@ -49,7 +49,7 @@ def _flat_recipes(findings: Findings) -> list[dict[str, Any]]:
 def _of_levels(levels: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """What the levels of an arm say of keys of its recipe: a stored recipe leaves out what is at the default."""
     for factor, level in levels.items():
-        for key, inner in _flatten(level, factor):
+        for key, inner in flattened(level, factor):
             yield from ((key, inner), (f"{key}.name", inner))
 
 
@@ -71,14 +71,6 @@ def _alike(findings: Findings) -> list[list[Arm]]:
         if len(results) == findings.seeds_from_arm[findings.key(arm)] and all(result.epochs for result in results):
             groups.setdefault(findings.values(arm).tobytes(), []).append(arm)
     return [arms for arms in groups.values() if len(arms) > 1]
-
-
-def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and value:
-        for key, inner in value.items():
-            yield from _flatten(inner, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, value
 
 
 def _text(value: Any) -> str:

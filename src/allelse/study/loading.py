@@ -90,30 +90,13 @@ def load(
         with placed(place, (version, key)):
             merge(recipe, {key: value})
     for change in changes:
-        key, value = parse_change(change)
-        if key in factors:
-            factors[key] = replaced_levels(change, key, value, factors[key])
-        elif key == "seeds" or covers("study", key):
-            raise StudyError(
-                one_line(f"--set {change}: [study] stands in the file; allowed: recipe keys, and --seeds N for seeds")
-            )
-        elif not covers("tune", key):
-            give_way(recipe, [key])
-            with placed(Place(f"--set {change}", "", {}), (key,)):
-                for inner, one in dotted({key: value}).items():
-                    put(recipe, inner, one)
+        _make_change(change, recipe, factors)
     _check_undone(changes)
-    count = seeds if seeds is not None else put_in.seeds or file.study.seeds
-    if not 1 <= count <= 10_000:
-        raise StudyError(f"--seeds {count}: allowed: 1 to 10000")
-    first = file.study.first_seed if first_seed is None else first_seed
-    if not 0 <= first <= MOST_FIRST_SEED:
-        raise StudyError(f"--first-seed {first}: allowed: 0 to {MOST_FIRST_SEED}")
-    all_seeds = tuple(range(first, first + count))
+    all_seeds = _seeds(file, put_in, seeds, first_seed)
 
     combined = combinations(factors, place)
-    if len(combined) * count > MOST_RUNS:  # before so many arms are built
-        raise _too_many(f"{source}: {len(combined)} arms × {count} seeds", "ask for fewer with --seeds")
+    if len(combined) * len(all_seeds) > MOST_RUNS:  # before so many arms are built
+        raise _too_many(f"{source}: {len(combined)} arms × {len(all_seeds)} seeds", "ask for fewer with --seeds")
     exclude = file.exclude if put_in.exclude is None else put_in.exclude
     excluded = [levels for levels in combined if is_excluded(exclude, levels)]
     adjust = _adjust(file, version, put_in, keep_seeds=seeds is None)
@@ -156,6 +139,30 @@ def load(
         command=_command(name_or_path, version, seeds, first_seed, changes),
     )
     return check_tuning(study, [moved for _, moved in built], changes, place)
+
+
+def _make_change(change: str, recipe: dict[str, Any], factors: dict[str, Factor]) -> None:
+    """One ``--set``, in place; one of ``[tune]`` is left to ``read_tune``."""
+    key, value = parse_change(change)
+    if key in factors:
+        factors[key] = replaced_levels(change, key, value, factors[key])
+    elif key == "seeds" or covers("study", key):
+        raise StudyError(one_line(f"--set {change}: [study] stands in the file; allowed: recipe keys, and --seeds N for seeds"))
+    elif not covers("tune", key):
+        give_way(recipe, [key])
+        with placed(Place(f"--set {change}", "", {}), (key,)):
+            for inner, one in dotted({key: value}).items():
+                put(recipe, inner, one)
+
+
+def _seeds(file: StudyFile, put_in: Version, seeds: int | None, first_seed: int | None) -> tuple[int, ...]:
+    count = seeds if seeds is not None else put_in.seeds or file.study.seeds
+    if not 1 <= count <= 10_000:
+        raise StudyError(f"--seeds {count}: allowed: 1 to 10000")
+    first = file.study.first_seed if first_seed is None else first_seed
+    if not 0 <= first <= MOST_FIRST_SEED:
+        raise StudyError(f"--first-seed {first}: allowed: 0 to {MOST_FIRST_SEED}")
+    return tuple(range(first, first + count))
 
 
 def _too_many(what: str, remedy: str) -> StudyError:
