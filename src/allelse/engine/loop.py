@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -139,19 +139,11 @@ class Training:
         self.validation_index = torch.from_numpy(_shuffled(splits[0][1][:, None])).to(device)
 
         parts = [each.optimizer for each in recipes]
-        if pack.way.graph and not can_be_recorded(parts[0]):
-            raise ValueError(f"{parts[0].name} has no argument 'capturable', so that no CUDA graph may hold its steps")
-        alone = len(set(parts)) > 1 or acts_on_whole_tensors(parts[0])
-        branches = pack.way.convolution == "branches"
+        alone, branches = len(set(parts)) > 1 or acts_on_whole_tensors(parts[0]), pack.way.convolution == "branches"
         rows = row_networks(self.network, partial(build, 1)) if alone or branches else []
-        optimised = list(zip(rows, parts, strict=True)) if alone else [(self.network, parts[0])]
-        self.optimizers = [build_optimizer(network, part, self._lr(part)) for network, part in optimised]
-        if pack.way.graph and device.type == "cuda" and not all(map(counts_on_its_device, self.optimizers)):
-            raise ValueError(f"this torch counts the steps of {parts[0].name} on the CPU, so that no CUDA graph may hold them")
-        length = self.updates / self.steps_per_epoch
-        self.rates = np.array(
-            [learning_rates(self.recipe.schedule, self._lr(part), length, self.steps_per_epoch) for _, part in optimised]
-        ).T
+        self.optimizers, self.rates = self._optimised(
+            list(zip(rows, parts, strict=True)) if alone else [(self.network, parts[0])]
+        )
         self.averaged: Averaged | None = None
         if self.recipe.averaging:
             averages = build(len(pack.runs)).to(device, weights_dtype)
@@ -173,15 +165,27 @@ class Training:
         self.draws: list[Draws] | None = None
 
         self.probe = Probe(self.network)
-        self.probe_steps = probe_steps(length, self.steps_per_epoch)
+        self.probe_steps = probe_steps(self.updates / self.steps_per_epoch, self.steps_per_epoch)
         self.epoch = 0
         self.seconds = {"train": 0.0, "evaluate": 0.0}
         self.diverged = np.zeros(len(pack.runs), dtype=bool)
         self.history: list[list[dict[str, float]]] = [[] for _ in pack.runs]
         self.fingerprints = Fingerprints(self.recipe, dataset, self.subsets, self.network)
 
-    def _lr(self, optimizer: recipe.Optimizer) -> float:
-        return optimizer.scaled_lr(self.recipe.batch_size)
+    def _optimised(
+        self, networks: Sequence[tuple[Network, recipe.Optimizer]]
+    ) -> tuple[list[torch.optim.Optimizer], np.ndarray]:
+        """An optimiser for each, and the learning rates of every step, [steps, optimisers]."""
+        name, graph = networks[0][1].name, self.pack.way.graph
+        if graph and not can_be_recorded(networks[0][1]):
+            raise ValueError(f"{name} has no argument 'capturable', so that no CUDA graph may hold its steps")
+        peaks = [part.scaled_lr(self.recipe.batch_size) for _, part in networks]
+        optimizers = [build_optimizer(network, part, peak) for (network, part), peak in zip(networks, peaks, strict=True)]
+        if graph and self.device.type == "cuda" and not all(map(counts_on_its_device, optimizers)):
+            raise ValueError(f"this torch counts the steps of {name} on the CPU, so that no CUDA graph may hold them")
+        epochs = self.updates / self.steps_per_epoch
+        rates = [learning_rates(self.recipe.schedule, peak, epochs, self.steps_per_epoch) for peak in peaks]
+        return optimizers, np.array(rates).T
 
     def steps_of(self, epoch: int) -> int:
         """How many steps this epoch has, counted from 0: the last may be cut short."""
