@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from math import ceil, floor, isfinite, log10
 
 import numpy as np
@@ -15,9 +15,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from allelse.report.shapes import Chart, Figure, Line, Mark, Rows
-from allelse.report.style import COLOURS, DASHES, INK, MARKERS, WIDTH, drawable
+from allelse.report.style import COLOURS, DASHES, GRID, INK, MARKERS, WIDTH, drawable
 
 PANEL_HEIGHT, ROW_HEIGHT, LETTERS_A_LINE = 2.35, 0.46, 76
+BELOW_LABEL = 0.19
 LETTERS_IN_A_ROW = 38
 """of three legend entries that fit beside one another"""
 MANY = 2_000
@@ -36,7 +37,7 @@ def draw(figure: Figure, *, captioned: bool = False) -> Canvas:
     columns = 3 if len(legend) == 3 and sum(len(str(entry.get_label())) for entry in legend) <= LETTERS_IN_A_ROW else 2
     above = (0.26 if head else 0.0) + 0.235 * -(-len(legend) // columns)
     below = 0.16 * (foot.count("\n") + 1) + 0.08 if foot else 0.0
-    inner = PANEL_HEIGHT * len(figure.panels) if isinstance(figure, Chart) else _rows_height(figure) + 0.62
+    inner = PANEL_HEIGHT * len(figure.panels) if isinstance(figure, Chart) else _tops(figure)[-1] + 0.72
     height = inner + above + below
     layout = ConstrainedLayoutEngine(rect=(0.0, below / height, 0.985, 1 - (above + below) / height))
     canvas = Canvas(figsize=(WIDTH, height), layout=layout)
@@ -54,6 +55,8 @@ def draw(figure: Figure, *, captioned: bool = False) -> Canvas:
             handles=legend, loc="upper left", bbox_to_anchor=(0.0, top), ncols=columns, borderaxespad=0.1, columnspacing=1.2
         )
     layout.execute(canvas)
+    if isinstance(figure, Rows):
+        _draw_grid(canvas.axes[0], figure)
     canvas.set_layout_engine("none")  # each file would lay it out anew, after a drawing of its own
     return canvas
 
@@ -177,28 +180,26 @@ def _jitter(seeds: int) -> np.ndarray:
 # ── rows ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _rows_height(figure: Rows) -> float:
-    return sum(ROW_HEIGHT + 0.16 * (len(row.marks) - 1) for row in figure.rows) + 0.1
+def _tops(figure: Rows) -> list[float]:
+    """Where each row begins, and where the last one ends."""
+    return list(accumulate((ROW_HEIGHT + 0.16 * (len(row.marks) - 1) for row in figure.rows), initial=0.0))
 
 
 def _draw_rows(axes: Axes, figure: Rows) -> None:
-    top = 0.0
-    for row in figure.rows:
-        high = ROW_HEIGHT + 0.16 * (len(row.marks) - 1)
+    for row, (top, bottom) in zip(figure.rows, pairwise(_tops(figure)), strict=True):
         if figure.zero:
-            axes.plot([0, 0], [top + 0.19, top + high], color=INK, linewidth=1.0, zorder=1)
+            axes.plot([0, 0], [top + BELOW_LABEL, bottom], color=INK, linewidth=1.0, zorder=1)
         if row.margin:
             axes.fill_between(
-                [-row.margin, row.margin], top + 0.21, top + high - 0.02, color=INK, alpha=0.13, linewidth=0, zorder=0
+                [-row.margin, row.margin], top + 0.21, bottom - 0.02, color=INK, alpha=0.13, linewidth=0, zorder=0
             )
         label = axes.text(0.0, top + 0.04, _short(row.label, 60), transform=axes.get_yaxis_transform(), va="top", size=9.5)
         label.set_in_layout(False)  # it may reach out of the axes to the right, which stay as wide as the picture
         for number, mark in enumerate(row.marks):
             _draw_mark(axes, mark, top + 0.3 + 0.16 * number)
-        top += high
-    axes.set_ylim(top + 0.04, -0.04)
+    axes.set_ylim(_tops(figure)[-1] + 0.04, -0.04)
     axes.set_yticks([])
-    axes.grid(visible=False, axis="y")
+    axes.grid(visible=False)
     axes.spines["left"].set_visible(False)
     axes.set_xlabel(figure.x_label)
     axes.margins(x=0.06)
@@ -207,6 +208,15 @@ def _draw_rows(axes: Axes, figure: Rows) -> None:
     if not figure.zero:
         low, high = axes.get_xlim()
         axes.set_xlim(max(low, -2), min(high, 101))
+
+
+def _draw_grid(axes: Axes, figure: Rows) -> None:
+    """Lines at the ticks, which are settled by now, that leave the labels of the rows alone."""
+    low, high = axes.get_xlim()
+    axes.set_xlim(low, high)  # to stay
+    ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
+    for top, bottom in pairwise(_tops(figure)):
+        axes.vlines(ticks, top + BELOW_LABEL, bottom, color=GRID, linewidth=0.6, zorder=0)
 
 
 def _draw_mark(axes: Axes, mark: Mark, y: float) -> None:
