@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import gc
+import math
 import re
 import weakref
 from itertools import islice, product
@@ -20,6 +21,8 @@ from allelse import engine
 from allelse.blocks import Conv2d, im2col
 from allelse.blocks.im2col import conv2d_by_patches
 from allelse.engine import fingerprints, loop, train_pack
+from allelse.engine.evaluate import Score
+from allelse.engine.scores import final_scores
 from allelse.records import Pack, RunSpec, Way
 
 WAYS = [Way(convolution, graph) for convolution in ("grouped", "branches", "im2col") for graph in (False, True)]
@@ -244,3 +247,23 @@ def test_a_network_that_its_last_step_has_spoilt_has_no_accuracy(lr):
     assert result.status == "diverged"
     assert result.metrics == {}
     assert re.fullmatch("the (test loss was|weights were) no longer finite in epoch 1", result.error)
+
+
+def test_where_a_loss_is_not_finite_there_is_no_accuracy():
+    score = Score(torch.tensor([0.5, torch.nan, torch.inf]), torch.tensor([50.0, 10.0, 20.0]))
+    assert score.of(0) == (0.5, 50.0)
+    assert all(math.isnan(score.of(replica)[1]) for replica in (1, 2))
+    epochs = [{"test_accuracy": value} for value in (99.0, math.nan, 10.0, math.nan, 40.0, 20.0, 30.0)]
+    assert final_scores(epochs) == {"accuracy": 30.0, "accuracy_best_epoch": 99.0, "accuracy_median_last_five": 25.0}
+
+
+def test_statistics_that_spoil_a_network_give_no_accuracy_under_them(monkeypatch):
+    spoilt = Score(torch.full((len(SEEDS),), torch.nan), torch.full((len(SEEDS),), 10.0))
+    found = loop.evaluate_three_ways
+    monkeypatch.setattr(loop, "evaluate_three_ways", lambda *a: ({**found(*a)[0], "recalibrated": spoilt}, found(*a)[1]))
+    for result in train_pack(pack_of(tiny_recipe(model={"norm": "batch"})), toy_dataset(), CPU):
+        assert result.status == "done"
+        assert math.isfinite(result.metrics["accuracy"])
+        assert math.isfinite(result.metrics["accuracy_running"])
+        assert math.isnan(result.metrics["accuracy_recalibrated"])
+        assert math.isnan(result.metrics["statistics_gap"])

@@ -7,7 +7,7 @@ from math import prod
 
 from allelse import data
 from allelse.errors import DataError, RecipeError, counted
-from allelse.models import Layer, layer_rows, layer_table, own_parts
+from allelse.models import Layer, layer_rows, layer_table, own_parts, tells_images_apart
 from allelse.recipe import (
     SWA,
     BatchRenorm,
@@ -59,7 +59,7 @@ def check_arm(arm: Arm, dataset: data.Dataset) -> None:
     _check_augmentation(recipe, _image_shape(dataset))
     if isinstance(recipe.model, ConvNet):
         _check_kernels(recipe.model, _image_shape(dataset))
-        _check_head(recipe.model)
+        _check_sight(recipe.model, _image_shape(dataset), len(dataset.classes))
     layers(arm, dataset)
     if isinstance(recipe.averaging, SWA) and recipe.own_parts():
         for part in own_parts(recipe.model, _image_shape(dataset), len(dataset.classes)):
@@ -93,15 +93,15 @@ def _check_kernels(model: ConvNet, image_shape: tuple[int, int, int]) -> None:
             raise RecipeError(f"{kernel} reaches out of images of {height} × {width}; allowed: odd, 1 to {most}", path)
 
 
-def _check_head(model: ConvNet) -> None:
-    """Refuse a mean over positions right after a norm that has made it the same in every image."""
-    norm = model.norm_of_block(model.depth)
-    of_each_channel = isinstance(norm, (GroupNorm, InstanceNorm, LayerNorm)) and norm.needs_positions(model.widths()[-1])
-    if model.head.name == "gap" and of_each_channel and model.normalises_last():
+def _check_sight(model: ConvNet, image_shape: tuple[int, int, int], classes: int) -> None:
+    """Refuse a mean over positions where a norm has made it the same in every image."""
+    of_each_channel = any(model.norm_of_block(number).needs_positions(width) for number, width in model.normalised_widths())
+    centres = isinstance(model.norm, (GroupNorm, InstanceNorm, LayerNorm))
+    if of_each_channel and centres and not tells_images_apart(model, image_shape, classes):
         raise RecipeError(
-            f"norm {norm.name!r} as it is here gives each channel of every image the same mean, its shift, and head 'gap' "
-            "takes that mean right after it: no network could tell two images apart; allowed: an activation between the two, "
-            'head = "flatten", or another norm',
+            f"norm {model.norm.name!r} as it is here gives each channel of every image the same mean, its shift, and what "
+            "comes after it looks at that mean alone: no network could tell two images apart; allowed: an activation that "
+            "bends between the two, a head that sees places (flatten, with less pooling), or another norm",
             ("model", "norm"),
         )
 

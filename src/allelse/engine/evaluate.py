@@ -7,6 +7,7 @@ about the running statistics, not about what the network has learned.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,11 @@ class Score:
 
     loss: Tensor
     accuracy: Tensor
+
+    def of(self, replica: int) -> tuple[float, float]:
+        """Loss and accuracy; where the loss is not finite there is no accuracy: what the largest of NaNs is says nothing."""
+        loss = float(self.loss[replica])
+        return loss, float(self.accuracy[replica]) if math.isfinite(loss) else math.nan
 
 
 def batch_norms(network: Network) -> list[BatchNorm]:

@@ -226,7 +226,7 @@ class Training:
         # A GPU is still at work here: what the next epoch draws is drawn meanwhile.
         self.draws = self.draw(self.epoch + 1) if self.epoch + 1 < self.epochs else None
 
-        train, trained_on = Score(*steps.score()), np.flatnonzero(~self.diverged)
+        train, trained_on = Score(*steps.score()), np.flatnonzero(~self.diverged).tolist()
         self.diverged |= ~np.isfinite(train.loss.cpu().numpy()) | ~self._weights_are_finite()
         self.epoch += 1
         trained = time.perf_counter()
@@ -237,8 +237,7 @@ class Training:
             history = self.history[replica]
             history.append({"lr": float(rates[replica if len(rates) > 1 else 0])})
             for name, score in scores.items():
-                history[-1][name.format("loss")] = float(score.loss[replica])
-                history[-1][name.format("accuracy")] = float(score.accuracy[replica])
+                history[-1][name.format("loss")], history[-1][name.format("accuracy")] = score.of(replica)
         self.seconds["train"] += trained - begun
         self.seconds["evaluate"] += time.perf_counter() - trained
         on_progress(self.progress("evaluating"))
@@ -314,18 +313,10 @@ class Training:
             what = "test loss was" if spoilt else what
             error = f"the {what} no longer finite in epoch {len(history)}"
             probes = [row for row in probes if row["step"] < len(history) * self.steps_per_epoch]
-        metrics = {name: value for name, value in last.items() if name != "lr"}
-        metrics.update(final_scores(history))
-        for way, score in scores.items():
-            metrics[f"accuracy_{way}"] = float(score.accuracy[replica])
-            metrics[f"loss_{way}"] = float(score.loss[replica])
-        if scores:
-            metrics["statistics_gap"] = metrics["accuracy_recalibrated"] - metrics["accuracy_running"]
-        metrics.update(summarise(probes))
         return RunResult(
             run=self.pack.runs[replica].id,
             status="diverged" if error else "done",
-            metrics={} if error else metrics,
+            metrics={} if error else self._metrics(replica, scores),
             epochs=history,
             fingerprints=self.fingerprints.named(replica, len(history)),
             probes=probes,
@@ -333,6 +324,15 @@ class Training:
             provenance=provenance(self.device, self.dtype, self.started),
             error=error,
         )
+
+    def _metrics(self, replica: int, scores: dict[str, Score]) -> dict[str, float]:
+        history = self.history[replica]
+        metrics = {name: value for name, value in history[-1].items() if name != "lr"} | final_scores(history)
+        for way, score in scores.items():
+            metrics[f"loss_{way}"], metrics[f"accuracy_{way}"] = score.of(replica)
+        if scores:
+            metrics["statistics_gap"] = metrics["accuracy_recalibrated"] - metrics["accuracy_running"]
+        return metrics | summarise(self.probe.rows[replica])
 
     def _networks(self) -> dict[str, Network]:
         return {"network": self.network, **({"averaged": self.averaged.network} if self.averaged else {})}

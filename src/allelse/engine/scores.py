@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from statistics import median
 
 
@@ -10,11 +11,12 @@ def final_scores(epochs: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The last epoch, the headline; the best epoch, which the test split itself chose; the median of the last five epochs.
 
     Arguments:
-        epochs: one mapping an epoch, in order, each with ``test_accuracy``; of fewer than five the median is over all.
+        epochs: one mapping an epoch, in order, each with ``test_accuracy``, NaN where it has none, which is passed over. The
+            last has one. Of fewer than five the median is over all.
     """
     accuracies = [epoch["test_accuracy"] for epoch in epochs]
     return {
         "accuracy": accuracies[-1],
-        "accuracy_best_epoch": max(accuracies),
-        "accuracy_median_last_five": median(accuracies[-5:]),
+        "accuracy_best_epoch": max(filter(isfinite, accuracies)),
+        "accuracy_median_last_five": median(filter(isfinite, accuracies[-5:])),
     }

@@ -1,6 +1,6 @@
 """Networks for R replicas at once: a recipe's model, an image shape and a number of classes in, a ``Network`` out."""
 
-from allelse.models.anatomy import LayerRow, layer_rows
+from allelse.models.anatomy import LayerRow, layer_rows, tells_images_apart
 from allelse.models.network import (
     Layer,
     Network,
@@ -24,5 +24,6 @@ __all__ = [
     "layer_table",
     "own_parts",
     "stacked_parameters",
+    "tells_images_apart",
     "way_of_filling",
 ]

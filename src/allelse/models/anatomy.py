@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -16,8 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from allelse import recipe
 from allelse.blocks import Own
-from allelse.models.network import build_network
+from allelse.models.network import build_network, initialise
 
+BLIND = 1e-9
+"""logits of images that differ by no more, relative to the largest, differ by rounding"""
 IMAGES = 2
 """How many images the network is shown: the batch statistics of a single one may be undefined."""
 
@@ -63,6 +66,26 @@ def layer_rows(model: recipe.Model, image_shape: tuple[int, int, int], classes: 
                 module.register_forward_hook(_recorder(rows, name, network, counter))
         network(torch.empty(IMAGES, channels, height, width))
     return tuple(rows)
+
+
+@lru_cache(maxsize=256)
+def tells_images_apart(model: recipe.Model, image_shape: tuple[int, int, int], classes: int) -> bool:
+    """Whether what a network of this model says depends on the image, for one of a few random weights and in float64.
+
+    It does not where a norm gives each channel of every image the same mean, and a later part takes that mean alone.
+    """
+    height, width, channels = image_shape
+    network = build_network(model, image_shape, classes, replicas=1).double().eval()
+    for seed in range(3):
+        initialise(network, [seed])
+        noise = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=noise, dtype=torch.float64))
+            logits_NK = network(torch.randn(2 * IMAGES, channels, height, width, generator=noise, dtype=torch.float64))[0]
+        if logits_NK.std(0).max() > BLIND * (1 + logits_NK.abs().max()):
+            return True
+    return False
 
 
 def _is_layer(module: nn.Module) -> bool:

@@ -231,16 +231,6 @@ class ConvNet(_Blocks):
         parts = ("conv", "norm", "act") if isinstance(self.block, OwnPart) else self.parts()
         return [name for name in parts if wanted.get(name)]
 
-    def normalises_last(self) -> bool:
-        """Whether the head's pooling meets what a norm has put out, with nothing that acts on it between the two."""
-        last = self.once(norm=self.head.norm, act=self.head.activation)
-        if not last:
-            if self.depth in self.pool and self.pool_kind != "stride":
-                return False
-            last = [name for name in self._order() if name != "drop" and (name != "add" or self.residual)]
-            last += ["add"] * (self.residual and "add" not in last)
-        return last[-1] == "norm"
-
     def kernels(self) -> tuple[int, ...]:
         """The kernel of each block in order."""
         return self._per_block(self.kernel)

@@ -41,8 +41,8 @@ def write_report(folder: Path, tell: Callable[[str], None] = lambda line: None) 
     told = contents(findings)
     if letters := letters_without_a_font(" ".join(map(findings.arm_name, findings.arms))):
         tell(
-            f"no font here has {letters[:20]}: figures spell Korean out and show boxes for other letters; install a font, as "
-            f"Noto Sans CJK, then 'allelse report {shlex.quote(str(folder))}'"
+            f"no font here has {', '.join(letters[:10])}{', …' * (len(letters) > 10)}: figures spell Korean out and show boxes "
+            f"for other letters; install a font, as Noto Sans CJK, then 'allelse report {shlex.quote(str(folder))}'"
         )
     folder = Path(os.path.expanduser(folder))
     try:

@@ -49,7 +49,9 @@ def read(folder: str | Path, *, mend: bool = True) -> Iterator[Store]:
             raise StoreError(f"{folder}: is a file; give the output folder of a study")
         if not (folder / FILE).is_file():
             remedy = f"'allelse run STUDY --out {shlex.quote(str(folder))}' makes one"
-            if folder.is_dir() and any(folder.iterdir()):
+            if ((usual := Path("runs") / folder) / FILE).is_file():
+                remedy = f"one is in {usual}: give that"
+            elif folder.is_dir() and any(folder.iterdir()):
                 remedy = "give the folder that 'allelse run' named as its report's"
             raise StoreError(f"{folder}: no study was run there (it holds no {FILE}); {remedy}")
     # A writer that was killed while it stored leaves a journal, which only a connection that may write can take back.
@@ -88,9 +90,11 @@ def write(folder: str | Path, definition: Mapping[str, Any]) -> Iterator[Store]:
                     f"train the others with --seeds {len(more)} --first-seed {more[0]} --out OTHER, "
                     f"and unite them: 'allelse merge {folder} OTHER'"
                 )
+            found = differences(stored, visible(given))
+            claims = "; claims on results that are there stand in a file of their own: 'allelse verdicts DIR --also FILE'"
             raise StoreError(
-                f"{folder}: holds results of another study or of this one before a change, and results never mix: "
-                f"{differences(stored, visible(given))}. Take the change back, or give a new folder with --out"
+                f"{folder}: holds results of another study or of this one before a change, and results never mix: {found}. "
+                f"Take the change back, or give a new folder with --out{claims if found.startswith('claims') else ''}"
             )
         if (references := given.get("references", [])) != stored["references"]:
             with explained(folder), connection:
