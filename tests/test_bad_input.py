@@ -93,6 +93,28 @@ def test_a_corrupt_npz(file, content):
     assert "bad.npz is no readable .npz file, or is damaged; " in mistake("run", file, "--set", "dataset=npz:bad.npz")
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "remedy"),
+    [
+        ('"digits"', "“digits”", 'write " for “'),
+        ('"digits"', "「digits」", 'write " for 「'),
+        ('"digits"', "‘digits’", "write ' for ‘"),
+        ("seeds    = 2", "seeds    ＝ 2", "write = for ＝"),
+        ("seeds    = 2", "seeds    = ２", "write 2 for ２"),
+        ("seeds    = 2", "seeds    =\u00a02", "write a plain blank for the other kind that stands there"),
+        ('"digits"', "digits", 'a name or a text there needs marks: "digits"'),
+        ("seeds    = 2", "seeds    = False", "write false"),
+        ("seeds    = 2", "시드 = 2", 'a name or a text there needs marks: "시드"'),
+        ("seeds    = 2", "seeds    = ", "mend the file there"),
+    ],
+)
+def test_signs_that_keyboards_put_in_the_place_of_plain_ones_are_named(file, before, after, remedy):
+    file.write_text(file.read_text("utf-8").replace(before, after), "utf-8")
+    told = mistake("plan", file)
+    assert "not valid TOML: " in told
+    assert told.endswith(f"; {remedy}")
+
+
 def test_an_npz_without_read_permission_is_not_called_damaged(file, monkeypatch):
     def denied(path, *_):  # a superuser may read everything
         raise PermissionError(13, "Permission denied", str(path))

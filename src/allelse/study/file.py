@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
+import unicodedata
 from importlib.resources import files
 from math import isfinite
 from pathlib import Path
@@ -203,6 +205,10 @@ def read(name_or_path: str) -> tuple[str, str]:
         raise StudyError(f"{path}: cannot be read as a UTF-8 text file: {one_line(error)}") from None
 
 
+QUOTATION_MARKS = dict.fromkeys("“”„‟«»「」『』", '"') | dict.fromkeys("‘’‚‛`´", "'")
+"""what is taken for the only two that TOML knows"""
+
+
 def parsed(source: str, text: str) -> Place:
     """The raw values of a file's text, in what says where each stands.
 
@@ -212,10 +218,26 @@ def parsed(source: str, text: str) -> Place:
     try:
         raw = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # besides TOMLDecodeError: numbers of thousands of digits, deep nesting
-        raise StudyError(f"{source}: not valid TOML: {one_line(error)}; mend the file there") from None
+        raise StudyError(f"{source}: not valid TOML: {one_line(error)}; {_remedy(text, str(error))}") from None
     if not raw:
         raise StudyError(f"{source}: is empty; 'allelse new FILE' writes a study file to start from")
     place = Place(source, text, raw)
     if found := misfit(raw):
         raise place.error(*found)
     return place
+
+
+def _remedy(text: str, error: str) -> str:
+    """What to write where TOML cannot be read: for what keyboards and word processors put in the place of plain signs."""
+    if not (place := re.search(r"at line (\d+), column (\d+)", error)):
+        return "mend the file there"
+    rest = text.split("\n")[int(place[1]) - 1][int(place[2]) - 1 :]
+    sign, word = rest[:1], re.match(r"\w*", rest)
+    plain = QUOTATION_MARKS.get(sign) or unicodedata.normalize("NFKC", sign)
+    if sign and plain != sign and plain.isascii():
+        return f"write {plain} for {sign}" if plain.strip() else "write a plain blank for the other kind that stands there"
+    if word and word[0]:
+        return (
+            f"write {word[0].lower()}" if word[0] in ("True", "False") else f'a name or a text there needs marks: "{word[0]}"'
+        )
+    return "mend the file there"
