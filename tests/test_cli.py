@@ -87,6 +87,8 @@ def test_plan_shows_arms_packs_time_and_what_differs(finished, monkeypatch):
     assert any(line.startswith("4 runs in 2 packs on ") for line in lines)
     assert "packs are computed in one way: grouped" in lines
     assert width(ended.out) <= 80
+    alone = allelse("plan", finished[0], "--device", "cpu", "--set", "model.activation=relu").out
+    assert "What differs between arms\n  nothing: there is one" in alone
 
 
 def test_plan_shows_how_packs_are_computed(finished, monkeypatch):

@@ -133,6 +133,8 @@ def show_plan(study: Study, plan: Plan, tuning_plan: Plan | None, dataset_of: Ca
     if study.tune and tuning_plan:
         tuning.show_plan(console, study.tune, tuning_plan)
     console.print("\nWhat differs between arms")
+    if len(study.arms) == 1:
+        show_item(console, "nothing: there is one")
     for key, values in differing_keys(study.arms).items():
         if any(value is not None for value in values):  # else a key that some part leaves empty and another does not have
             show_item(console, f"{key}: {', '.join(dict.fromkeys(map(value_text, values)))}")
