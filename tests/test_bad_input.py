@@ -121,7 +121,9 @@ def test_an_npz_without_read_permission_is_not_called_damaged(file, monkeypatch)
 
     (file.parent / "mine.npz").touch()
     monkeypatch.setattr("allelse.data.npz.read_arrays", denied)
-    assert "mine.npz is there, but you have no right to read it; " in mistake("run", file, "--set", "dataset=npz:mine.npz")
+    assert "mine.npz cannot be read (Permission denied); mend its rights" in mistake(
+        "run", file, "--set", "dataset=npz:mine.npz"
+    )
 
 
 def test_an_npz_cut_short(file):

@@ -187,5 +187,5 @@ def test_an_image_without_read_permission_is_not_called_damaged(tmp_path, monkey
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr("PIL.Image.open", forbidden)
-    with pytest.raises(DataError, match=r"png is there, but you have no right to read it; give yourself that, "):
+    with pytest.raises(DataError, match=r"png cannot be read \(Permission denied\); mend its rights"):
         load(f"folder:{root}")

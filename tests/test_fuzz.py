@@ -144,7 +144,10 @@ def test_a_file_of_windows_and_its_editors_is_read(here):
     ("change", "expected"),
     [
         ("epochs=2\nbatch_size=5", "--set epochs=2 batch_size=5: epochs: "),  # not two epochs, and the rest passed over
-        ("study.seeds=3", "--set study.seeds=3: [study] stands in the file; allowed: recipe keys, and --seeds N for seeds"),
+        (
+            "study.seeds=3",
+            "--set study.seeds=3: [study] stands in the file; allowed: recipe keys; --seeds N and --first-seed N for seeds",
+        ),
         ("epochs=\udcff", "--set epochs=\\udcff: holds bytes that are no UTF-8; write it as UTF-8 text"),
         ("a." * 3000 + "a=1", "--set a.a.a."),
         ("epochs=2020-01-01", "--set epochs=2020-01-01: 2020-01-01; allowed: a text in quotes"),

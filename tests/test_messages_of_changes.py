@@ -33,7 +33,8 @@ def _here(tmp_path, monkeypatch):
         ("depth=3", f"depth: unknown key; did you mean 'model.depth'? allowed: {RECIPE_KEYS}"),
         ('augment=[{"alpha"=1.0}]', "augment.1: has no name; add one"),
         ("model.pool=[1, 1]", "model.pool: [1, 1]; allowed: each block once; halving an image twice takes two blocks"),
-        ("seeds=3", "[study] stands in the file; allowed: recipe keys, and --seeds N for seeds"),
+        ("seeds=3", "[study] stands in the file; allowed: recipe keys; --seeds N and --first-seed N for seeds"),
+        ("first_seed=3", "[study] stands in the file; allowed: recipe keys; --seeds N and --first-seed N for seeds"),
         ("learning_rate=3", f"learning_rate: unknown key; did you mean 'optimizer.lr'? allowed: {RECIPE_KEYS}"),
         (
             "model.activation=[relu,gelu]",

@@ -195,8 +195,8 @@ def _decode(file: Path, image_size: int | None) -> np.ndarray:
             pixels = opaque.convert("L" if mode in _GREY else "RGB")
     except DataError:
         raise
-    except PermissionError:
-        raise DataError(f"{file} is there, but you have no right to read it; give yourself that, as by chmod u+r") from None
+    except PermissionError as error:
+        raise DataError(f"{file} cannot be read ({error.strerror}); mend its rights") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file
         raise DataError(f"{file} cannot be read as a PNG or JPEG image; replace or remove it") from error
     if image_size is not None and pixels.size != (image_size, image_size):

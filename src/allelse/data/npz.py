@@ -45,8 +45,8 @@ def read_npz(path: Path) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarra
         ) from None
     except DataError:
         raise
-    except PermissionError:
-        raise DataError(f"{path} is there, but you have no right to read it; give yourself that, as by chmod u+r") from None
+    except PermissionError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); mend its rights") from error
     except ValueError as error:
         raise DataError(
             f"{path} holds pickled objects or damaged arrays, which are not read; write plain uint8 images and integer labels"

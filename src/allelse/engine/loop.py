@@ -307,11 +307,9 @@ class Training:
 
     def _result(self, replica: int, scores: dict[str, Score], timing: dict[str, float], spoilt: bool) -> RunResult:
         history, probes, error = self.history[replica], self.probe.rows[replica], None
-        last = history[-1]
         if spoilt or self.diverged[replica]:
-            what = "weights were" if math.isfinite(last["train_loss"]) else "training loss was"
-            what = "test loss was" if spoilt else what
-            error = f"the {what} no longer finite in epoch {len(history)}"
+            what = "weights were" if math.isfinite(history[-1]["train_loss"]) else "training loss was"
+            error = f"the {'test loss was' if spoilt else what} no longer finite in epoch {len(history)}"
             probes = [row for row in probes if row["step"] < len(history) * self.steps_per_epoch]
         return RunResult(
             run=self.pack.runs[replica].id,

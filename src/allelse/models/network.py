@@ -152,7 +152,7 @@ def _add_convolution_blocks(network: Network, model: recipe.ConvNet, image_shape
     if model.stem:
         stem = model.stem
         weight = Conv2d(replicas, channels, stem.width, stem.kernel, model.bias)
-        kept = model.once(conv=True, norm=stem.norm, act=stem.activation)
+        kept = _once(model, conv=True, norm=stem.norm, act=stem.activation)
         network.stem = build_block(replicas, model, 1, kept, (channels, stem.width), [weight])
         channels = stem.width
     normed_before, normed_after = ("norm" in around for around in model.around_weight())
@@ -199,6 +199,12 @@ def _entering(parts: Sequence[str], weight: str, first: int, width: int) -> list
     return [first if name == weight else width for name in parts if name.startswith(weight)]
 
 
+def _once(model: recipe.ConvNet, **wanted: bool) -> list[str]:
+    """The wanted kinds of parts in the order in which a block has them first, beside one of the user's own the usual."""
+    parts = ("conv", "norm", "act") if isinstance(model.block, recipe.OwnPart) else model.parts()
+    return [name for name in parts if wanted.get(name)]
+
+
 def _check_norm(model: recipe.ConvNet, positions: int, number: int, channels: int, where: str = "") -> None:
     if positions == 1 and model.norm_of_block(number).needs_positions(channels):
         raise RecipeError(
@@ -211,7 +217,7 @@ def _check_norm(model: recipe.ConvNet, positions: int, number: int, channels: in
 def _add_head(network: Network, model: recipe.ConvNet, shape: tuple[int, int, int]) -> int:
     replicas, head = network.replicas, model.head
     height, width, channels = shape
-    if kept := model.once(norm=head.norm, act=head.activation):
+    if kept := _once(model, norm=head.norm, act=head.activation):
         if "norm" in kept:
             _check_norm(model, height * width, model.depth, channels, "the head")
         network.final = build_block(replicas, model, model.depth, kept, (channels, channels), [])

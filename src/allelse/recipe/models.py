@@ -226,11 +226,6 @@ class ConvNet(_Blocks):
         }
         return [name for name in super().unread() if not read[name]]
 
-    def once(self, **wanted: bool) -> list[str]:
-        """The wanted kinds of parts in the order in which a block has them first, beside one of the user's own the usual."""
-        parts = ("conv", "norm", "act") if isinstance(self.block, OwnPart) else self.parts()
-        return [name for name in parts if wanted.get(name)]
-
     def kernels(self) -> tuple[int, ...]:
         """The kernel of each block in order."""
         return self._per_block(self.kernel)

@@ -146,8 +146,9 @@ def _make_change(change: str, recipe: dict[str, Any], factors: dict[str, Factor]
     key, value = parse_change(change)
     if key in factors:
         factors[key] = replaced_levels(change, key, value, factors[key])
-    elif key == "seeds" or covers("study", key):
-        raise StudyError(one_line(f"--set {change}: [study] stands in the file; allowed: recipe keys, and --seeds N for seeds"))
+    elif key in ("seeds", "first_seed") or covers("study", key):
+        allowed = "recipe keys; --seeds N and --first-seed N for seeds"
+        raise StudyError(one_line(f"--set {change}: [study] stands in the file; allowed: {allowed}"))
     elif not covers("tune", key):
         give_way(recipe, [key])
         with placed(Place(f"--set {change}", "", {}), (key,)):
