@@ -19,7 +19,7 @@ def test_grid_lines_of_rows_stand_at_the_ticks_and_leave_the_labels_alone():
         for depth, marks in ((1, 1), (4, 3), (8, 1))
     )
     with style():
-        canvas = drawing.draw(Rows(Words("differences", "title", "caption", "alt"), rows, "x", zero=True), captioned=True)
+        canvas = drawing.draw(Rows(Words("differences", "title", "caption", "alt"), rows, "x", zero=True))
         drawer = FigureCanvasAgg(canvas)
         drawer.draw()
         [axes] = canvas.axes

@@ -19,8 +19,8 @@ each_example = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem
 @pytest.fixture
 def figures_unsaved(monkeypatch):
     """Draw every figure, but once, for the page: saving each as PNG and SVG too is held in test_figures."""
-    monkeypatch.setattr(figures, "png", lambda _: b"")
-    monkeypatch.setattr(figures, "svg", lambda _: "")
+    monkeypatch.setattr(figures, "png", lambda *_: b"")
+    monkeypatch.setattr(figures, "svg", lambda *_: "")
 
 
 def lines(*arguments: object) -> list[str]:

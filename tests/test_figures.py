@@ -20,7 +20,7 @@ from allelse.report import compute_figures, drawing, gather, write_figures
 from allelse.report.accuracy import accuracy, three_ways
 from allelse.report.curves import learning_curves
 from allelse.report.differences import differences
-from allelse.report.figures import inline
+from allelse.report.figures import picture
 from allelse.report.gradients import _short, gradients
 from allelse.report.layout import choose, doubles, few, layout_of
 from allelse.report.shapes import Chart, Mark, Row, Rows, Words
@@ -372,7 +372,7 @@ def test_figures_become_png_and_svg_files_that_open(tmp_path):
 
 def test_a_figure_on_a_page_has_no_fixed_ink_and_no_id_of_another(tmp_path):
     figures = compute_figures(findings_of(tmp_path))
-    one, other = (inline(figure) for figure in figures[:2])
+    one, other = (picture(figure).inline for figure in figures[:2])
     for text in (one, other):
         ElementTree.fromstring(text)
         assert "currentColor" in text
@@ -389,7 +389,7 @@ def test_a_figure_on_a_page_has_no_fixed_ink_and_no_id_of_another(tmp_path):
 def test_any_text_can_be_drawn(tmp_path, name):
     factors = {"order": [name, "Conv→BN"]}
     figure = accuracy(findings_of(tmp_path, definition(factors=factors, claims=[])))
-    ElementTree.fromstring(inline(figure))
+    ElementTree.fromstring(picture(figure).inline)
 
 
 def test_the_users_own_matplotlib_settings_neither_matter_nor_change():

@@ -19,8 +19,9 @@ from allelse.errors import StoreError
 from allelse.report import gather, judge, write_report
 from allelse.report.contents import contents
 from allelse.report.evidence import classes_of, judge_table
+from allelse.report.figures import picture
 from allelse.report.markdown import code, escape, markdown
-from allelse.report.page import html as page_of
+from allelse.report.page import html as html_of
 from allelse.report.tables import difference_table
 
 EVIL = (
@@ -57,6 +58,10 @@ class Outline(HTMLParser):
     @property
     def text(self):
         return " ".join(" ".join(self.texts).split())
+
+
+def page_of(told):
+    return html_of(told, {one.words.name: picture(one).inline for one in (*told.figures, *told.mechanism_figures)})
 
 
 @pytest.fixture(scope="module")

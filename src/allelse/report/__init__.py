@@ -48,6 +48,6 @@ def compute_figures(findings: Findings) -> list[Figure]:
 
 def write_figures(figures: Sequence[Figure], folder: Path) -> list[Path]:
     """``NAME.png`` and ``NAME.svg`` for each figure, captioned, in ``folder``; the paths written."""
-    from allelse.report.figures import write_figures
+    from allelse.report.figures import picture, write_pictures
 
-    return write_figures(figures, folder)
+    return write_pictures([picture(figure) for figure in figures], folder)

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.transforms import Bbox
 
 from allelse.report.shapes import Chart, Figure, Line, Mark, Rows
 from allelse.report.style import COLOURS, DASHES, GRID, INK, MARKERS, WIDTH, drawable
@@ -25,34 +26,23 @@ MANY = 2_000
 """single-seed marks beyond which they are stored as pixels: an SVG of each would take megabytes"""
 
 
-def draw(figure: Figure, *, captioned: bool = False) -> Canvas:
-    """Draw on a new canvas, within ``style.style()``.
-
-    Arguments:
-        figure: what to draw.
-        captioned: write title and caption into the picture, for files that travel alone.
-    """
-    head, foot = _around(figure) if captioned else ("", "")
+def draw(figure: Figure) -> Canvas:
+    """Draw on a new canvas without a ground, within ``style.style()``."""
     legend = _legend(figure)
     columns = 3 if len(legend) == 3 and sum(len(str(entry.get_label())) for entry in legend) <= LETTERS_IN_A_ROW else 2
-    above = (0.26 if head else 0.0) + 0.235 * -(-len(legend) // columns)
-    below = 0.16 * (foot.count("\n") + 1) + 0.08 if foot else 0.0
-    inner = PANEL_HEIGHT * len(figure.panels) if isinstance(figure, Chart) else _tops(figure)[-1] + 0.72
-    height = inner + above + below
-    layout = ConstrainedLayoutEngine(rect=(0.0, below / height, 0.985, 1 - (above + below) / height))
+    above = 0.235 * -(-len(legend) // columns)
+    height = above + (PANEL_HEIGHT * len(figure.panels) if isinstance(figure, Chart) else _tops(figure)[-1] + 0.72)
+    layout = ConstrainedLayoutEngine(rect=(0.0, 0.0, 0.985, 1 - above / height))
     canvas = Canvas(figsize=(WIDTH, height), layout=layout)
     if isinstance(figure, Chart):
         _draw_chart(canvas, figure)
     else:
         _draw_rows(canvas.subplots(), figure)
-    if head:
-        canvas.text(0.015, 1 - 0.06 / height, head, va="top", weight="bold", size=11)
-    if foot:
-        canvas.text(0.015, 0.06 / height, foot, va="bottom", size=7.6, linespacing=1.25)
+    for axes in canvas.axes:
+        axes.set_facecolor("none")
     if legend:
-        top = 1 - (0.26 if head else 0.0) / height
         canvas.legend(
-            handles=legend, loc="upper left", bbox_to_anchor=(0.0, top), ncols=columns, borderaxespad=0.1, columnspacing=1.2
+            handles=legend, loc="upper left", bbox_to_anchor=(0.0, 1.0), ncols=columns, borderaxespad=0.1, columnspacing=1.2
         )
     layout.execute(canvas)
     if isinstance(figure, Rows):
@@ -61,9 +51,14 @@ def draw(figure: Figure, *, captioned: bool = False) -> Canvas:
     return canvas
 
 
-def _around(figure: Figure) -> tuple[str, str]:
-    caption = "\n".join(textwrap.wrap(drawable(figure.words.caption, 1000), LETTERS_A_LINE))
-    return drawable(figure.words.title), caption
+def caption(canvas: Canvas, figure: Figure) -> Bbox:
+    """Write title and caption around what ``draw`` drew, for files that travel alone; the whole picture's box in inches."""
+    lines = textwrap.wrap(drawable(figure.words.caption, 1000), LETTERS_A_LINE)
+    width, height = canvas.get_size_inches()
+    top, bottom = height + 0.26, -0.16 * len(lines) - 0.08
+    canvas.text(0.015, (top - 0.06) / height, drawable(figure.words.title), va="top", weight="bold", size=11)
+    canvas.text(0.015, (bottom + 0.06) / height, "\n".join(lines), va="bottom", size=7.6, linespacing=1.25)
+    return Bbox.from_extents(0.0, bottom, width, top)
 
 
 def _colour(style: int) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from allelse.report.accuracy import accuracy, three_ways
 from allelse.report.curves import learning_curves
 from allelse.report.differences import differences
-from allelse.report.drawing import draw
+from allelse.report.drawing import caption, draw
 from allelse.report.findings import Findings
 from allelse.report.gradients import gradients
 from allelse.report.shapes import Figure
@@ -32,19 +33,32 @@ def compute_figures(findings: Findings) -> list[Figure]:
     return [figure for compute in FIGURES.values() if (figure := compute(findings)) is not None]
 
 
-def write_figures(figures: Sequence[Figure], folder: Path) -> list[Path]:
-    """``NAME.png`` and ``NAME.svg`` for each figure, captioned, in ``folder``."""
+@dataclass(frozen=True)
+class Picture:
+    """A figure as drawn: the same canvas in each form."""
+
+    name: str
+    inline: str
+    """an ``<svg>`` element for a page, which has the caption"""
+    png: bytes
+    """a file's content, captioned"""
+    svg: bytes
+
+
+def picture(figure: Figure) -> Picture:
+    """Draw a figure."""
+    with style():
+        canvas = draw(figure)
+        inline = inline_svg(canvas, figure.words.name)
+        box = caption(canvas, figure)
+        return Picture(figure.words.name, inline, png(canvas, box), svg(canvas, box).encode())
+
+
+def write_pictures(pictures: Sequence[Picture], folder: Path) -> list[Path]:
+    """``NAME.png`` and ``NAME.svg`` for each, in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for figure in figures:
-        with style():
-            canvas = draw(figure, captioned=True)
-            for path, content in (
-                (folder / f"{figure.words.name}.png", png(canvas)),
-                (folder / f"{figure.words.name}.svg", svg(canvas).encode()),
-            ):
-                written.append(put(path, content))
-    return written
+    contents = [(f"{one.name}.{kind}", getattr(one, kind)) for one in pictures for kind in ("png", "svg")]
+    return [put(folder / name, content) for name, content in contents]
 
 
 def put(path: Path, content: bytes) -> Path:
@@ -56,9 +70,3 @@ def put(path: Path, content: bytes) -> Path:
     finally:
         half.unlink(missing_ok=True)
     return path
-
-
-def inline(figure: Figure) -> str:
-    """The figure as an ``<svg>`` element for a page, without its caption."""
-    with style():
-        return inline_svg(draw(figure), figure.words.name)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -18,10 +17,9 @@ from markupsafe import Markup
 from allelse import store
 from allelse.errors import StoreError, inert
 from allelse.report.contents import Contents, contents
-from allelse.report.figures import inline, put, write_figures
+from allelse.report.figures import picture, put, write_pictures
 from allelse.report.findings import gather
 from allelse.report.markdown import markdown
-from allelse.report.shapes import Figure
 from allelse.report.style import letters_without_a_font
 
 TEMPLATE = "report.html.jinja"
@@ -45,10 +43,11 @@ def write_report(folder: Path, tell: Callable[[str], None] = lambda line: None) 
             f"for other letters; install a font, as Noto Sans CJK, then 'allelse report {shlex.quote(str(folder))}'"
         )
     folder = Path(os.path.expanduser(folder))
+    pictures = [picture(figure) for figure in (*told.figures, *told.mechanism_figures)]
     try:
-        write_figures((*told.figures, *told.mechanism_figures), folder / "figures")
+        write_pictures(pictures, folder / "figures")
         put(folder / "report.md", markdown(told).encode())
-        return put(folder / "report.html", html(told).encode())
+        return put(folder / "report.html", html(told, {one.name: one.inline for one in pictures}).encode())
     except OSError as error:
         where, why = error.filename2 or error.filename or folder, error.strerror or error
         raise StoreError(
@@ -56,8 +55,8 @@ def write_report(folder: Path, tell: Callable[[str], None] = lambda line: None) 
         ) from None
 
 
-def html(told: Contents) -> str:
-    """The whole page."""
+def html(told: Contents, svg_from_name: Mapping[str, str]) -> str:
+    """The whole page, with each figure's ``<svg>`` element by its name."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -66,9 +65,5 @@ def html(told: Contents) -> str:
         lstrip_blocks=True,
         finalize=lambda value: value if isinstance(value, Markup) else inert(str(value)),
     )
-    environment.globals["svg"] = _svg
-    return environment.get_template(TEMPLATE).render(told=told) + "\n"
-
-
-def _svg(figure: Figure) -> Any:
-    return Markup(inline(figure))  # noqa: S704  (text in it is drawn as paths)
+    figures = {name: Markup(svg) for name, svg in svg_from_name.items()}  # noqa: S704  (text in it is drawn as paths)
+    return environment.get_template(TEMPLATE).render(told=told, svg_from_name=figures) + "\n"

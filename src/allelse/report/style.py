@@ -18,10 +18,9 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib import font_manager
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ft2font import FT2Font
+from matplotlib.transforms import Bbox
 
 INK, GRID = "#16181d", "#d3d6dc"
 """text and axes; grid lines: a page replaces these, and the dark blue, with its own, so that figures follow its dark mode"""
@@ -138,27 +137,23 @@ def _spelled(letter: str) -> str:
     return sound.lower() if kind == "HANGUL SYLLABLE" else "□"
 
 
-def png(canvas: Canvas) -> bytes:
+def png(canvas: Canvas, box: Bbox) -> bytes:
+    """What ``box``, in inches, holds, on white."""
     buffer = io.BytesIO()
-    canvas.dpi = DPI
-    FigureCanvasAgg(canvas).print_png(buffer, metadata={"Software": None})
+    canvas.savefig(buffer, format="png", dpi=DPI, facecolor="white", bbox_inches=box, metadata={"Software": None})
     return buffer.getvalue()
 
 
-def svg(canvas: Canvas) -> str:
-    """A whole SVG file."""
-    buffer = io.StringIO()
-    canvas.dpi = DPI  # of what is stored as pixels
-    FigureCanvasSVG(canvas).print_svg(buffer, metadata={"Date": None, "Creator": None})
+def svg(canvas: Canvas, box: Bbox | None = None, ground: str = "white") -> str:
+    """A whole SVG file of what ``box``, in inches, holds: all, where there is none."""
+    buffer = io.StringIO()  # what is stored as pixels is so at the dpi
+    canvas.savefig(buffer, format="svg", dpi=DPI, facecolor=ground, bbox_inches=box, metadata={"Date": None, "Creator": None})
     return _without_comments(buffer.getvalue())
 
 
 def inline_svg(canvas: Canvas, name: str) -> str:
     """The ``<svg>`` element for a page: transparent, in the page's ink, its ids apart from those of other figures."""
-    canvas.set_facecolor("none")
-    for axes in canvas.axes:
-        axes.set_facecolor("none")
-    text = svg(canvas)
+    text = svg(canvas, ground="none")
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
     used = set(re.findall(r"#([A-Za-z_][\w.\-]*)", text))
