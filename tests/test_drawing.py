@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
+from report_support import result, write_store
 
-from allelse.report import drawing
+from allelse import store
+from allelse.report import drawing, gather
+from allelse.report.accuracy import three_ways
+from allelse.report.contents import contents
 from allelse.report.shapes import Mark, Row, Rows, Words
 from allelse.report.style import style
+
+
+def test_what_has_no_finite_value_counts_in_no_distance_and_no_number_of_seeds(tmp_path):
+    def spoilt(spec, accuracy):
+        made = result(spec, accuracy)
+        lost = float("nan") if spec.arm["model.activation"] == "relu" else accuracy + 2.0
+        return replace(made, metrics={**made.metrics, "accuracy_recalibrated": lost})
+
+    with store.read(write_store(tmp_path, result_of=spoilt)) as opened:
+        findings = gather(opened)
+    words = three_ways(findings).words
+    assert words.alt.startswith("Widest distance between recalibrated and running statistics: +2.00 points in sigmoid")
+    assert "n\u00a0=\u00a05 seeds a mark, none in 3 marks" in words.caption
+    notes = contents(findings).mechanism_notes
+    assert notes[0] == "No accuracy with recalibrated statistics is finite in relu, depth 1, relu, depth 2, relu, depth 4."
 
 
 def test_grid_lines_of_rows_stand_at_the_ticks_and_leave_the_labels_alone():

@@ -35,6 +35,18 @@ def test_a_claim_that_was_not_asked_does_not_stop_the_others(tmp_path):
     assert "beauty" in found[2].reason
 
 
+def test_a_metric_with_no_finite_value_is_asked_and_makes_no_other_claim_easier(tmp_path):
+    def spoilt(spec, accuracy):
+        made = result(spec, accuracy)
+        return replace(made, metrics={**made.metrics, "accuracy_recalibrated": float("nan")})
+
+    other = {**CLAIMS[0], "id": "recalibrated", "metric": "accuracy_recalibrated"}
+    with store.read(write_store(tmp_path, definition(claims=[CLAIMS[0], other]), spoilt)) as opened:
+        first, second = judge(opened)
+    assert first.p_adjusted == pytest.approx(2 * first.p)
+    assert second.reason.startswith("5 of 5 seeds have no value of this metric in ")
+
+
 def test_the_tally_counts_what_was_not_asked(tmp_path):
     claims = [CLAIMS[0], {**CLAIMS[1], "where": {"model.activation": "tanh"}}]
     page = write_report(write_store(tmp_path, definition(claims=claims))).with_name("report.md").read_text("utf-8")

@@ -154,8 +154,12 @@ def test_the_weakest_of_several_on_the_wrong_side_is_the_one_most_against():
 
 def test_a_margin_that_is_met_exactly_is_not_a_matter_of_seeds():
     table = study(7, sd=0.0, batch=82.0)
-    assert judge({**HIGHER, "margin": 2.0}, table).reason == "the interval holds 2.00"
-    assert judge({**WITHIN, "margin": 2.0}, table).reason == "the interval is neither wholly inside nor wholly outside ±2.00"
+    assert judge({**HIGHER, "margin": 2.0}, table).reason == "every seed lies exactly on the margin of 2"
+    table = study(7, sd=0.0, batch=83.3, group=83.0)  # 83.3 − 83.0 is 0.2999…
+    for claim in ({**HIGHER, "margin": 0.3}, {**WITHIN, "margin": 0.3}):
+        found = judge(claim, table)
+        assert found.reason == "every seed lies exactly on the margin of 0.3"
+        assert (found.p, found.p_sign_flip) == (1.0, 1.0)
 
 
 def test_metrics_other_than_accuracies_have_no_percentage_points():

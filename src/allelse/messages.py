@@ -100,11 +100,14 @@ class Place:
     def error_in_recipe(self, origin: Origin, path: Path, message: str) -> StudyError:
         """A ``StudyError`` about a key of one arm's recipe, at the place where the key was set."""
         key = _dotted(path)
+        unknown = message.startswith("unknown key")
+        if unknown and key == "recipe":
+            message += "; keys of the recipe are written without 'recipe.' here"
 
         def touches(other: str) -> bool:
             if other.startswith(f"{key}."):  # a whole part is at fault: whoever set a key of it that the message names
                 inner = other[len(key) + 1 :].partition(".")[0]
-                return message.startswith("unknown key") or re.search(rf"\b{re.escape(inner)}\b", message) is not None
+                return unknown or re.search(rf"\b{re.escape(inner)}\b", message) is not None
             return key == other or key.startswith(f"{other}.")
 
         for change in origin.changes:
@@ -113,7 +116,9 @@ class Place:
         for moved, stands in origin.moved.items():
             if touches(moved):
                 what = "a level of this factor: " if "factors" in stands else ""
-                return self.error(stands, f"{what}{key}: {message}")
+                named = unknown and bool(what) and moved == stands[-1]  # it has a list of levels, whose key is its name
+                also = "; a factor with a name of its own has named levels, each a table of the keys it sets" if named else ""
+                return self.error(stands, f"{what}{key}: {message}{also}")
         for table, put_in in origin.put_in:
             if touches(put_in):
                 return self.error((table, put_in, *path[put_in.count(".") + 1 :]), message)

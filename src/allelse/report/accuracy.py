@@ -12,6 +12,7 @@ from allelse.design import matches, ordered
 from allelse.report.findings import Findings, finite, seeds_text
 from allelse.report.layout import MOST_PANELS, MOST_SERIES, Layout, and_more, combinations_of, few, layout_of, whole_arm
 from allelse.report.shapes import Chart, Figure, Line, Mark, Panel, Row, Rows, Words
+from allelse.stats.effects import Floats
 
 WAYS = (("accuracy_running", "running"), ("accuracy_recalibrated", "recalibrated"), ("accuracy_batch", "batch statistics"))
 """The three evaluations of a normalisation, by metric."""
@@ -61,10 +62,10 @@ def three_ways(findings: Findings) -> Figure | None:
     caption = (
         f"Test accuracy of the same trained networks, normalised with running statistics, with statistics recalibrated over "
         f"the training split, and with those of each test batch{bars and f'; {bars}'}. "
-        f"{_n(findings, concerned)}; {findings.made_with}.{note}{_unlike_batches(findings)}"
+        f"{_n(findings, concerned, [metric for metric, _ in ways])}; {findings.made_with}.{note}{_unlike_batches(findings)}"
     )
-    gaps = [(_mean(findings, arm, ways[1][0]) - _mean(findings, arm, ways[0][0]), arm) for arm in concerned]
-    widest, arm = max(gaps, key=lambda gap: abs(gap[0]))
+    gaps = [(float(gap.mean()), arm) for arm in concerned if len(gap := statistics_gap(findings, arm))]
+    widest, arm = max(gaps, key=lambda gap: abs(gap[0]), default=(float("nan"), concerned[0]))
     alt = f"Widest distance between recalibrated and running statistics: {points_text(widest)} in {findings.arm_name(arm)}."
     words = Words("three-ways", "Running, recalibrated and batch statistics", caption, alt)
     if layout.x is None:
@@ -94,7 +95,7 @@ def three_ways(findings: Findings) -> Figure | None:
 
 def _statistics(findings: Findings) -> str:
     """Which statistics BatchNorm was evaluated with; nothing where the ways cannot differ."""
-    if not findings.has("accuracy_running"):
+    if not any(ways_differ(findings, arm) for arm in findings.arms):
         return ""
     norms = [arm["recipe"].get("model", {}).get("norm") for arm in findings.definition["arms"]]
     recalibrated = any(isinstance(norm, Mapping) and norm.get("evaluate") == "recalibrated" for norm in norms)
@@ -198,9 +199,9 @@ def mean_of(values: Any) -> float:
     return float(good.mean()) if len(good) else float("nan")
 
 
-def _mean(findings: Findings, arm: Mapping[str, Any], metric: str) -> float:
-    mean = mean_of(findings.values(arm, metric))
-    return mean if mean == mean else 0.0
+def statistics_gap(findings: Findings, arm: Mapping[str, Any]) -> Floats:
+    """Accuracy with recalibrated statistics minus that with running ones, of every seed that has both."""
+    return finite(findings.values(arm, "accuracy_recalibrated") - findings.values(arm, "accuracy_running"))
 
 
 def ways_differ(findings: Findings, arm: Mapping[str, Any]) -> bool:
@@ -235,8 +236,9 @@ def _means(bars: str) -> str:
     return f"means, {bars}" if bars else "the values of one seed"
 
 
-def _n(findings: Findings, arms: Sequence[Mapping[str, Any]]) -> str:
-    return seeds_text([len(finite(findings.values(arm))) for arm in arms])
+def _n(findings: Findings, arms: Sequence[Mapping[str, Any]], metrics: Sequence[str] = ("accuracy",)) -> str:
+    counts = [len(finite(findings.values(arm, metric))) for arm in arms for metric in metrics]
+    return seeds_text(counts, "arm" if len(metrics) == 1 or len(set(counts)) == 1 else "mark")
 
 
 def _with_left_out(words: Words, count: int, what: str) -> Words:

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from allelse import stats
-from allelse.errors import counted
-from allelse.report.accuracy import ways_differ
+from allelse.errors import counted, listed
+from allelse.report.accuracy import statistics_gap, ways_differ
 from allelse.report.evidence import NOT_ASKED
 from allelse.report.figures import MECHANISM, compute_figures
 from allelse.report.findings import Findings
@@ -242,34 +242,31 @@ def _tuning_notes(findings: Findings) -> list[str]:
 def _mechanism_notes(findings: Findings) -> list[str]:
     notes = []
     if findings.has("accuracy_recalibrated") and findings.has("accuracy_running"):
-        gaps, known = [], False
-        for arm in findings.arms:
-            gap = findings.values(arm, "accuracy_recalibrated") - findings.values(arm, "accuracy_running")
-            good = gap[gap == gap]
-            known = known or len(good) > 0
-            if len(good) and ways_differ(findings, arm):  # else its norm has no running statistics
-                gaps.append((float(good.mean()), good, arm))
-        mean, good, arm = max(gaps, key=lambda gap: abs(gap[0]), default=(0.0, None, {}))
-        if known:
-            if good is None or mean == 0:
-                notes.append("Running and recalibrated statistics give the same accuracy in every arm.")
-            else:
-                (low, high), n = stats.t_interval(good), len(good)
-                ends = interval(low, high, "accuracy")
-                with_ends = f" ({f'95 % t interval {ends}, ' if ends != NONE else ''}n = {counted(n, 'seed')})"
-                picked = (
-                    f" It was picked as the widest of {len(gaps)} arms: a place to look, not a test." if len(gaps) > 1 else ""
-                )
+        found = [(statistics_gap(findings, arm), arm) for arm in findings.arms]
+        differing = [(gap, arm) for gap, arm in found if ways_differ(findings, arm)]  # else its norm has no running statistics
+        if lacking := [findings.arm_name(arm) for gap, arm in differing if not len(gap)]:
+            notes.append(f"No accuracy with recalibrated statistics is finite in {listed(lacking, 3)}.")
+        gaps = [(float(gap.mean()), gap, arm) for gap, arm in differing if len(gap)]
+        widest = max(gaps, key=lambda gap: abs(gap[0]), default=None)
+        if widest and widest[0]:
+            mean, good, arm = widest
+            (low, high), n = stats.t_interval(good), len(good)
+            ends = interval(low, high, "accuracy")
+            with_ends = f" ({f'95 % t interval {ends}, ' if ends != NONE else ''}n = {counted(n, 'seed')})"
+            picked = f" It was picked as the widest of {len(gaps)} arms: a place to look, not a test." if len(gaps) > 1 else ""
+            notes.append(
+                "The widest distance between recalibrated and running statistics is "
+                f"{value(mean, 'accuracy', signed=True)} points, in {findings.arm_name(arm)}{with_ends}.{picked}"
+            )
+            # The widest of many is above 0 by chance, too.
+            if n > 1 and 2 * stats.one_sided(good)[0] <= 0.05 / len(gaps):
                 notes.append(
-                    "The widest distance between recalibrated and running statistics is "
-                    f"{value(mean, 'accuracy', signed=True)} points, in {findings.arm_name(arm)}{with_ends}.{picked}"
+                    "Accuracy that comes back when statistics are recalibrated was not lost in learning: the running "
+                    "statistics lag behind the network."
                 )
-                # The widest of many is above 0 by chance, too.
-                if n > 1 and 2 * stats.one_sided(good)[0] <= 0.05 / len(gaps):
-                    notes.append(
-                        "Accuracy that comes back when statistics are recalibrated was not lost in learning: the running "
-                        "statistics lag behind the network."
-                    )
+        elif any(len(gap) for gap, _ in found):
+            which = "every other arm" if lacking else "every arm"
+            notes.append(f"Running and recalibrated statistics give the same accuracy in {which}.")
     return notes
 
 

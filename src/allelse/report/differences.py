@@ -37,9 +37,10 @@ def differences(findings: Findings) -> Rows | None:
         return None
     more = len(found) - len(rows)
     bars = "means, bars 95 % t intervals over seeds (not corrected over claims), small marks single seeds"
+    judged_by = f"which claims judge by {100 - 200 * findings.definition.get('alpha', 0.05):g} % intervals"
     caption = (
         f"Difference in test accuracy within each seed. Diamonds are {bars if max(counts) > 1 else 'the values of one seed'}"
-        + ("; shaded bands are the margins of equivalence" if any(row.margin for row in rows) else "")
+        + (f"; shaded bands are margins of equivalence, {judged_by}" if any(row.margin for row in rows) else "")
         + f". {seeds_text(counts, 'pair')}; {findings.made_with}."
         + (f" {more} more pairs are not drawn." if more else "")
     )

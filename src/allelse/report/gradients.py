@@ -57,11 +57,10 @@ def gradients(findings: Findings) -> Chart | None:
         f"{panel.title + ', ' if panel.title else ''}{line.label}: {line.mean[0] / line.mean[-1]:.2g}"
         for panel in drawn
         for line in panel.lines
-        if not line.faint and line.mean[-1]
+        if not line.faint and line.mean[0] > 0 and line.mean[-1] > 0
     )
-    words = Words(
-        "gradients", "Gradient norm by layer", caption, f"First layer's norm over the last layer's, at the end. {ratios}."
-    )
+    alt = f"First layer's norm over the last layer's, at the end. {ratios or 'None is known'}."
+    words = Words("gradients", "Gradient norm by layer", caption, alt)
     ticks = tuple((float(place), _short(layer)) for place, layer in enumerate(all_layers))
     return Chart(
         words, tuple(drawn), "layer (numbers are blocks, from 0)", "gradient norm", y_scale="log", ticks=ticks, percent=False

@@ -110,7 +110,7 @@ def sign_flip(x: ArrayLike, patterns: Floats, threshold: float = 0.0) -> tuple[f
     """
     shifted = np.asarray(x, dtype=float) - threshold
     sums = patterns @ shifted
-    slack = 1e-12 * float(np.abs(shifted).sum())
+    slack = 1e-12 * float(np.abs(shifted).sum() + len(shifted) * abs(threshold))  # where all lie on it, only rounding is left
     observed = float(shifted.sum())
     return (float(np.mean(sums >= observed - slack)), float(np.mean(sums <= observed + slack)))
 

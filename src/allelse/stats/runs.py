@@ -16,6 +16,7 @@ import pandas as pd
 
 from allelse.design import EVERY_RUN, arm_text, level_key
 from allelse.errors import StudyError, did_you_mean
+from allelse.records import METRICS
 from allelse.stats.effects import Floats
 
 PROBLEMS = ("diverged", "failed", "pending")
@@ -57,8 +58,12 @@ class Runs:
 
     @cached_property
     def metrics(self) -> list[str]:
-        """Those that a run has."""
-        return [name for name in self._metrics if pd.api.types.is_numeric_dtype(self._table[name])]
+        """Those that a run has, be it with no number that is finite, which a table holds as None."""
+        return [
+            name
+            for name in self._metrics
+            if pd.api.types.is_numeric_dtype(self._table[name]) or (name in METRICS and self._table[name].isna().all())
+        ]
 
     def check_metric(self, metric: str, arms: Sequence[Mapping[str, object]] | None = None) -> None:
         """Refuse a metric that no run has, unless it may be for want of finished ones.

@@ -79,12 +79,14 @@ def undecided_because(claim: Claim, contrast: Contrast, part: Part, comparisons:
         return f"equal bit for bit on every seed ({part.n})"
     if part.no_spread and min(part.p_support or 0.0, part.p_refute or 0.0) < 1:
         return f"all {part.n} seeds give exactly the same value, too few for it to be sure (adjusted {p_text(p_adjusted)})"
+    if part.no_spread and contrast.margin:
+        return f"every seed lies exactly on the margin of {contrast.margin:g}"
     low, high, margin = part.low or 0.0, part.high or 0.0, contrast.margin
     ends = (low, high) if contrast.sign > 0 else (-high, -low)
     if contrast.test == "above" and ends[0] <= margin <= ends[1]:
-        return f"the interval holds {number(contrast.sign * margin, claim.metric) if margin else '0'}"
+        return f"the interval holds {contrast.sign * margin:g}".replace("-", "−")
     if contrast.test == "within" and not (-margin < low and high < margin) and not (low > margin or high < -margin):
-        return f"the interval is neither wholly inside nor wholly outside ±{number(margin, claim.metric)}"
+        return f"the interval is neither wholly inside nor wholly outside ±{margin:g}"
     over = ["both sides of the margin"] if contrast.test == "within" and (low > margin or high < -margin) else []
     supports = ends[0] > margin if contrast.test == "above" else -margin < low and high < margin
     against = 1 if supports else comparisons  # all comparisons must hold: only refuting a claim by one of them is corrected
@@ -128,7 +130,7 @@ def _finding(claim: Claim, contrast: Contrast, part: Part) -> str:
     if part.equal:
         of_arms = f" of {contrast.plus} and {contrast.minus}" if contrast.plus else ""
         return f"{metric}{of_arms} is equal bit for bit on every seed{at}"
-    margin = f", for a margin of {number(contrast.margin, claim.metric)}" if contrast.margin else ""
+    margin = f", for a margin of {contrast.margin:g}" if contrast.margin else ""
     if claim.kind == "trend":
         subject = f"the difference {contrast.plus} minus {contrast.minus} in {metric}" if contrast.plus else metric
         return f"{subject} {'falls' if part.estimate < 0 else 'rises'} by {size} {_per(claim, contrast)}{at}"
