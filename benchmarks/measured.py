@@ -36,20 +36,23 @@ WORDS = tomllib.loads((RESULTS / "words.toml").read_text("utf-8"))
 
 
 def take(folder: Path) -> Path:
-    """Keep what an output folder holds in ``results/NAME``."""
+    """Keep what an output folder holds in ``results/NAME``; what was kept there before goes once the copy is whole."""
     with store.read(folder) as opened:
         kept = RESULTS / kept_as(opened.definition, opened.counts())
         runs = opened.table(timing=True)
-    rmtree(kept, ignore_errors=True)
-    kept.mkdir(parents=True)
+    new = kept.with_name(f".{kept.name}")
+    rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
     with closing(sqlite3.connect(folder / store.FILE)) as connection:
-        connection.execute("VACUUM INTO ?", (str(kept / store.FILE),))
-    with closing(sqlite3.connect(kept / store.FILE)) as connection, connection:  # where this clone lies is nobody's business
+        connection.execute("VACUUM INTO ?", (str(new / store.FILE),))
+    with closing(sqlite3.connect(new / store.FILE)) as connection, connection:  # where this clone lies is nobody's business
         schema.configure(connection)
         connection.execute("UPDATE meta SET value = replace(value, ?, '') WHERE key = 'definition'", (f"{ROOT}/",))
         if connection.execute("PRAGMA user_version").fetchone()[0] > 1:  # stores of the first format have no seals
             connection.execute(f"UPDATE meta SET seal = {schema.META_SEAL} WHERE key = 'definition'")
-    runs.to_csv(kept / "runs.csv", index=False)
+    runs.to_csv(new / "runs.csv", index=False)
+    rmtree(kept, ignore_errors=True)
+    new.rename(kept)
     if kept.name in RECIPES:
         return kept
     with chdir(ROOT):  # the report names the folder

@@ -20,10 +20,10 @@ MOST_APART = {"supported", "refuted"}
 
 
 def table(folder: Path) -> Iterator[str]:
-    """Markdown: a row an arm, then a row a claim; nothing where the store was not united from two, of other seeds."""
+    """Markdown: a row an arm, then a row a claim; nothing where the store was not united from two of several seeds each."""
     with store.read(folder) as opened:
         definition, runs, parts = opened.definition, opened.table(), opened.parts
-    if len(parts) != 2 or set(parts[0]["seeds"]) & set(parts[1]["seeds"]):
+    if len(parts) != 2 or min(len(part["seeds"]) for part in parts) < 2 or set(parts[0]["seeds"]) & set(parts[1]["seeds"]):
         return
     first, second = (runs[runs["seed"].isin(part["seeds"])] for part in parts)
     seeds = [f"seeds {part['seeds'][0]}–{part['seeds'][-1]}" for part in parts]

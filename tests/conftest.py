@@ -1,11 +1,14 @@
 """What holds for every test: no test reads or writes the user's own caches, and none reaches a network."""
 
 import os
+import signal
 from collections.abc import Callable
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tiny networks only lose time on more threads
 
 import pytest
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's "&" has it ignored, by all begun here
 
 
 @pytest.fixture(autouse=True)

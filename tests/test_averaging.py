@@ -25,7 +25,8 @@ from allelse import recipe
 from allelse.engine import loop, train_pack
 from allelse.engine.averaging import Averaged
 from allelse.engine.draws import draw_epoch
-from allelse.models import build_network
+from allelse.models import Network, build_network
+from allelse.recipe.work import FORWARD_SHARE
 from allelse.records import METRICS
 
 AVERAGING = {
@@ -192,3 +193,18 @@ def test_what_makes_no_sense_is_refused_with_what_is_allowed(averaging, said):
     with pytest.raises(ValidationError) as caught:
         recipe.Recipe.model_validate({"dataset": "digits", "averaging": averaging})
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("evaluate", ["running", "recalibrated"])
+@pytest.mark.parametrize("averaging", AVERAGING)
+def test_as_many_images_are_evaluated_as_a_plan_reckons_with(averaging, evaluate, monkeypatch):
+    dataset = toy_dataset()
+    values = values_of(AVERAGING[averaging], model={"norm": {"name": "batch", "evaluate": evaluate}})
+    training = loop.Training(pack_of(values), dataset, CPU)
+    seen = []
+    forward = Network.forward
+    monkeypatch.setattr(Network, "forward", lambda self, x: (self.training or seen.append(len(x)), forward(self, x))[1])
+    for _ in range(4):
+        training.run_epoch(lambda progress: None)
+    reckoned = recipe.Work(training.recipe, len(training.train_index), 0, len(training.test_index)).evaluations(4)
+    assert sum(seen) == pytest.approx(reckoned / FORWARD_SHARE)

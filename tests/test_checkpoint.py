@@ -16,7 +16,7 @@ from engine_support import CPU, CROSSED_OPTIMIZERS, NORMS, OPTIMIZERS, pack_of, 
 from safetensors import safe_open
 
 from allelse.engine import loop, train_pack
-from allelse.records import RunResult
+from allelse.records import Pack, RunResult, RunSpec
 
 AUGMENT = ["flip", {"name": "crop", "padding": 1}, {"name": "cutout", "size": 2}]
 
@@ -164,6 +164,21 @@ def test_a_diverged_replica_is_still_diverged_after_a_resume(tmp_path):
     assert done > 1
     train_until(done, pack, dataset, tmp_path / "c")
     assert what_lasts(train_pack(pack, dataset, CPU, tmp_path / "c")) == what_lasts(whole)
+
+
+def test_a_pack_goes_on_from_its_checkpoint_when_one_of_its_replicas_has_diverged(tmp_path):
+    dataset, rates = toy_dataset(), (0.05, 1e30)
+    model = {"norm": "none", "activation": "identity"}
+    pack = Pack(tuple(RunSpec({}, values_of(optimizer={"name": "sgd", "lr": lr}, model=model), 1) for lr in rates))
+    whole = train_pack(pack, dataset, CPU)
+    assert [(result.status, len(result.epochs)) for result in whole] == [("done", 4), ("diverged", 1)]
+    train_until(4, pack, dataset, tmp_path / "c")
+    epochs = []
+    resumed = train_pack(
+        pack, dataset, CPU, tmp_path / "c", lambda now: epochs.append(now.epoch) if now.doing == "training" else None
+    )
+    assert min(epochs) == 4, "three epochs were saved"
+    assert what_lasts(resumed) == what_lasts(whole)
 
 
 class Bomb:

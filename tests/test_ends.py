@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 import sys
 
 import pytest
@@ -37,26 +38,50 @@ def test_a_report_is_written_and_failures_are_told_where_the_table_cannot_be(tmp
     assert (tmp_path / "out" / "report.html").exists()
 
 
-def test_ctrl_c_while_a_row_is_sealed_damages_nothing(tmp_path, monkeypatch):
-    """SQLite swallows what a function that it calls raises, so that nobody can tell why it did."""
+LOST = {"Ctrl-C": (signal.SIGINT, 130), "SIGTERM": (signal.SIGTERM, 143)}
+lost_signals = pytest.mark.parametrize(("number", "code"), LOST.values(), ids=LOST)
+
+
+@lost_signals
+def test_a_signal_while_a_row_is_sealed_stops_the_study_and_damages_nothing(tmp_path, monkeypatch, number, code):
+    """SQLite swallows what a function that it calls raises, and makes an error of its own of it."""
     real, told = schema.seal, []
 
     def seal(*values):
         if "done" in values and not told:
             told.append(values)
-            raise KeyboardInterrupt
+            signal.raise_signal(number)
         return real(*values)
 
     file, out = write_study(tmp_path), tmp_path / "out"
     monkeypatch.setattr(schema, "seal", seal)
     ended = allelse("run", file, "--out", out)
     assert told
-    assert ended.code == 2
-    assert (
-        f"allelse: {out}: stopped while it was read or written, or its study.sqlite is damaged; what is finished" in ended.err
-    )
+    assert (ended.code, ended.err.splitlines()[-1]) == (code, "allelse: stopped; the same command goes on from here")
     assert allelse("run", file, "--out", out).code == 0
     assert statuses(out) == ["done"] * 4
+
+
+@lost_signals
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_that_python_throws_away_stops_the_study_too(tmp_path, monkeypatch, number, code):
+    """What a signal raises while a finaliser runs reaches nobody."""
+    real, struck = local.carry_out, []
+
+    class Finalised:
+        def __del__(self):
+            struck.append(True)
+            signal.raise_signal(number)
+
+    def carry_out(*arguments):
+        if not struck:
+            Finalised()
+        return real(*arguments)
+
+    monkeypatch.setattr(local, "carry_out", carry_out)
+    ended = allelse("run", write_study(tmp_path), "--out", tmp_path / "out")
+    assert struck
+    assert (ended.code, ended.err.splitlines()[-1]) == (code, "allelse: stopped; the same command goes on from here")
 
 
 def test_a_study_whose_speed_could_not_be_measured_tells_how_far_it_is(tmp_path, monkeypatch):

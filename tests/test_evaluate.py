@@ -82,6 +82,20 @@ def test_recalibrated_statistics_are_those_of_update_bn(training):
             assert not torch.allclose(values, before[name][replica], rtol=1e-3), "the test must tell the two apart"
 
 
+def test_statistics_that_are_not_finite_have_no_share_in_recalibrated_ones(training):
+    before = {name: values.clone() for name, values in training.network.state_dict().items()}
+    recalibrate(training.network, training.training_images())
+    recalibrated = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in batch_norms(training.network)]
+    for norm in batch_norms(training.network):
+        norm.running_mean.fill_(float("nan"))
+        norm.running_var.fill_(float("inf"))
+    recalibrate(training.network, training.training_images())
+    for norm, (mean, var) in zip(batch_norms(training.network), recalibrated, strict=True):
+        assert torch.equal(norm.running_mean, mean)
+        assert torch.equal(norm.running_var, var)
+    training.network.load_state_dict(before)
+
+
 def test_the_three_ways_are_running_recalibrated_and_batch_statistics(training):
     train, test = training.training_images(), (training.test_feed, training.test_index)
     before = {name: values.clone() for name, values in training.network.state_dict().items()}

@@ -225,7 +225,7 @@ REASON_FROM_ACTIVATION = {
     "OtherNumbers": "declares 'packed', which has weight [3] for 3 replicas; allowed: what a lone one has, with the replicas "
     "first: weight [3, 1]",
     "Noise": "is random: two calls with the same weights and images differ in the output of step 1 by ",
-    "MeanOfChannels": "changes the shape [4, 4, 4, 5] → [4, 4, 5]; allowed: the shape that came in",
+    "MeanOfChannels": "gives [4, 4, 5] for images [4, 4, 4, 5]; allowed: the shape that came in",
     "Heaviside": "has no gradient: ",
     "InPlace": "changes its input in place; allowed: to give a new tensor",
     "Counter": "keeps something from one call to the next that is no parameter or buffer (a pack differs in ",

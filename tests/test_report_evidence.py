@@ -9,7 +9,8 @@ import pytest
 from report_support import CLAIMS, MADE, definition, result, write_store
 
 from allelse import store
-from allelse.report import compare, figures, judge, write_report
+from allelse.report import compare, figures, gather, judge, write_report
+from allelse.report.contents import contents
 
 
 @pytest.fixture(autouse=True)
@@ -103,6 +104,9 @@ def test_a_united_folder_is_made_again_by_all_its_commands(tmp_path):
         write_store(tmp_path / f"{number}", definition(seeds=seeds, command=f"allelse run made-up{moved}"))
     store.merge(tmp_path / "both", [tmp_path / "0", tmp_path / "1"])
     page = write_report(tmp_path / "both").with_name("report.md").read_text("utf-8")
+    assert "**Seeds of several runs.** Were some added because" in page.partition("## Verdicts")[0]
+    with store.read(tmp_path / "0") as opened:
+        assert contents(gather(opened)).caveats == ()
     assert (
         "allelse run made-up --out DIR1\nallelse run made-up --first-seed 7 --out DIR2\nallelse merge DIR DIR1 DIR2\n"
     ) in page

@@ -23,6 +23,9 @@ STEPS_TO_GATHER = 10
 TOLERANCE = 1e-9
 """relative to the largest number of its tensor; sums in another order differ by some 1e-15"""
 
+RAISES = "that it raises "
+"""before an error, where a pack comes to none of the outcomes of lone modules"""
+
 Outcome = dict[str, Tensor]
 """What a few steps of one replica gave, by what it is."""
 
@@ -49,6 +52,11 @@ def packing_of(maker: Maker, shape: tuple[int, ...]) -> Packing:
         if _is_elementwise(maker, shape) and not _difference(maker, "elementwise", x_SNRC, lone):
             return "elementwise"
         if reason := _difference(maker, "one by one", x_SNRC, lone):
+            if reason.startswith(RAISES):
+                raise maker.refused(
+                    "cannot compute with weights that are put in for its own, as torch.func.functional_call does: "
+                    f"it raises {reason.removeprefix(RAISES)}"
+                )
             raise maker.refused(
                 f"keeps something from one call to the next that is no parameter or buffer (a pack differs in {reason}); "
                 "keep it in a buffer, by register_buffer"
@@ -128,7 +136,7 @@ def _check_output(maker: Maker, x: Tensor, y: object) -> None:
     else:
         fits, wanted = len(left) == len(entered) and left[:2] == [len(x), maker.sizes[1]], f"{maker.sizes[1]} channels"
     if not fits:
-        raise maker.refused(f"changes the shape {entered} → {left}; allowed: {wanted}")
+        raise maker.refused(f"gives {left} for images {entered}; allowed: {wanted}")
     if y.dtype != x.dtype:
         raise maker.refused(f"gives {y.dtype} where {x.dtype} came in; keep the type of the input")
     if not torch.isfinite(y).all():
@@ -179,7 +187,7 @@ def _difference(maker: Maker, packing: Packing, x_SNRC: Tensor, lone: list[Outco
     except PartError:
         raise
     except Exception as error:
-        return f"that it raises {own.in_words(error)}"
+        return f"{RAISES}{own.in_words(error)}"
     return next(filter(None, map(_apart, packed, lone)), "")
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.parameter import is_lazy
 
 from allelse import own, recipe
 from allelse.blocks.weights import Stacked, wide
@@ -67,6 +68,9 @@ class Maker:
                 module = make(*sizes, **self.part.arguments)
         if not isinstance(module, nn.Module):
             raise self.refused(f"gives a {type(module).__name__}; allowed: a class or function that gives a torch.nn.Module")
+        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+            if is_lazy(tensor):
+                raise self.refused(f"has {name} of no shape yet; give the sizes, as in torch.nn.Linear for torch.nn.LazyLinear")
         return module
 
     def refused(self, reason: str) -> PartError:
@@ -112,10 +116,12 @@ class Own(Rows):
             gathered: its buffers into which training gathers numbers.
         """
         super().__init__(replicas)
+        if replicas == 1 and packing == "declared":  # a lone one is at hand, and 'packed' was held to it for several only
+            packing = "one by one"
         self._maker, self.packing, self.gathered = maker, packing, gathered
         lone = maker.lone()
         # Not a child: its tensors stand in for those of ``rows`` while it computes, and are no weights of the network.
-        self._template = [maker.packed(replicas) if packing == "declared" else lone]
+        self._template = [(maker.packed(replicas) if packing == "declared" else lone).train()]  # which may be overridden
         self.rule_in_words = maker.rule
         for name, tensor in {**dict(lone.named_parameters()), **dict(lone.named_buffers())}.items():
             try:

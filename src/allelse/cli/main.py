@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import shlex
+import signal
 import sys
 from contextlib import suppress
 from io import TextIOWrapper
@@ -85,6 +86,7 @@ def main() -> None:
             sys.exit(2)
         _fail(_mistake(error))
     if code in (STOPPED, TERMINATED):  # typer returns the first for Ctrl-C
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one ends what is left to do at once, without a traceback
         _tell("stopped; the same command goes on from here")
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -152,7 +152,7 @@ def show_plan(study: Study, plan: Plan, tuning_plan: Plan | None, dataset_of: Ca
     if unlike:
         show_item(
             console,
-            f"not by construction: {listed(unlike, 6)}, of one name and shape, but filled another way in some arms; "
+            f"not by construction: {listed(unlike, 6)}, of one name and shape, which arms may fill in different ways; "
             "'allelse explain STUDY --arm … --against …' compares their values",
         )
 

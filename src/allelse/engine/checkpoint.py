@@ -150,8 +150,10 @@ def _read(path: Path, pack: str, optimizers: int) -> tuple[dict[str, Tensor], Po
         if name.startswith("optimizer/"):
             _, place, number, field = name.split("/")
             states[int(place)].setdefault(int(number), {})[field] = value
-    if any(len(epochs) != position["epoch"] for epochs in position["history"]) or len(position["history"]) != len(
-        position["diverged"]
+    lengths, diverged = [len(epochs) for epochs in position["history"]], position["diverged"]
+    # The record of a replica that diverged ends there, while the others train on.
+    if len(lengths) != len(diverged) or any(
+        length > position["epoch"] or (length < position["epoch"] and not gone) for length, gone in zip(lengths, diverged)
     ):
         raise ValueError("it does not fit itself")
     return tensor_from_name, position, states

@@ -77,6 +77,9 @@ def recalibrate(network: Network, images: Iterable[Tensor]) -> None:
     network.eval()
     norms = batch_norms(network)
     momenta = [norm.momentum for norm in norms]
+    for norm in norms:  # as update_bn does: no share, be it 0, of what is not finite
+        norm.running_mean.zero_()
+        norm.running_var.fill_(1.0)
     set_statistics(network, "recalibrate")
     for number, x in enumerate(images, start=1):
         for norm in norms:

@@ -252,7 +252,8 @@ class Training:
             averaged.end_epoch(self.epoch)
             if averaged.needs_recalibration:
                 recalibrate(self.evaluated, self.training_images())
-        with self._asked_statistics(self.evaluated):
+        measured = averaged is not None and averaged.needs_recalibration
+        with nullcontext() if measured else self._asked_statistics(self.evaluated):
             test = (self.test_feed, self.test_index, self.dtype)
             scores["test_{}"] = evaluate(self.evaluated, *test) if averaged else self.score_test(self._score_test)
             if len(self.validation_index):

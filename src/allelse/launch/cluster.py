@@ -317,6 +317,16 @@ def _placed(event: Event) -> Event:
     return event
 
 
+_writable_from_fingerprint: dict[str, Dataset] = {}
+
+
 def _writable(dataset: Dataset) -> Dataset:
-    """What comes out of Ray's store is shared and read-only; torch warns of such arrays. Images are copied by who uses them."""
-    return replace(dataset, train_labels=dataset.train_labels.copy(), test_labels=dataset.test_labels.copy())
+    """What comes out of Ray's store is shared and read-only; torch warns of such arrays. Images are copied by who uses them.
+
+    A process gets the same object each time, by which it knows what it has on its device already.
+    """
+    if dataset.fingerprint not in _writable_from_fingerprint:
+        _writable_from_fingerprint[dataset.fingerprint] = replace(
+            dataset, train_labels=dataset.train_labels.copy(), test_labels=dataset.test_labels.copy()
+        )
+    return _writable_from_fingerprint[dataset.fingerprint]

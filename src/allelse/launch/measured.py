@@ -66,6 +66,9 @@ class Speeds:
             else:  # another size or way is taken
                 log.info("%d networks as in %s cannot take a step as %s: %s", len(pack.runs), arm, pack.way, said)
             return None
+        finally:
+            if self.device.type == "cuda":  # else a worker that trains on the same device finds less memory than was measured
+                torch.cuda.empty_cache()
         self._remember(key, rate)
         return rate
 

@@ -90,7 +90,7 @@ def run_study(
     Raises:
         AllelseError: before anything is trained, when study, data, device, machines or folder do not fit.
     """
-    with crew(machines, device) as hired, _terminable():
+    with crew(machines, device) as hired, _stoppable() as check_stop:
         data: dict[str, str] = {}
         for (name, size), arm in {(arm.recipe.dataset, arm.recipe.image_size): arm for arm in study.arms}.items():
             with arm.placed():
@@ -105,7 +105,9 @@ def run_study(
             Log(opened.folder) as opened_log,
             Journalled(opened, watcher, [*machines.options(device), *computing.options()]) as watcher,
         ):
-            go_on = partial(Part, crew=hired, computing=computing, machines=machines, watcher=watcher, log=opened_log)
+            go_on = partial(
+                Part, crew=hired, computing=computing, machines=machines, watcher=watcher, log=opened_log, check_stop=check_stop
+            )
             part = opened
             if opened.parts:  # a united folder has the seeds of all that it was made of
                 study = study.with_seeds(opened.definition["seeds"], [(run.arm, run.seed) for run in opened.runs()])
@@ -133,6 +135,8 @@ class Part:
     machines: Machines
     watcher: Journalled
     log: Log
+    check_stop: Callable[[], None]
+    """raises what a signal asked for, should that have been lost on its way"""
     kept: Callable[[RunResult], RunResult] = lambda result: result
     """what is stored of a result"""
 
@@ -166,6 +170,7 @@ class Part:
                 while self.pending and len(self.running) < self.crew.at_once:
                     self._submit(self.pending.pop(0), proof, sources)
                 self.crew.wait(self._hear)
+                self.check_stop()
 
     def _prepare(self) -> None:
         computing = asdict(self.computing)
@@ -202,7 +207,8 @@ class Part:
 
     def _hear(self, pack: str, event: Event) -> None:
         planned = self.running[pack]
-        if isinstance(event, Progressed):
+        if isinstance(event, Progressed):  # one that has ended is stored first
+            self.check_stop()
             self._tell(planned, event.progress)
         elif isinstance(event, Logged):
             self.log.pack = pack
@@ -299,18 +305,36 @@ def _proof(file: Path, is_needed: bool) -> Iterator[Proof]:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends this block as Ctrl-C does: workers are ended, the lock is given back, the exit code is 143."""
+def _stoppable() -> Iterator[Callable[[], None]]:
+    """SIGTERM ends this block as Ctrl-C does: workers are ended, the lock is given back, the exit code is 143.
 
-    def end(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not disturb the end
-        raise Terminated
+    Python throws away what is raised while a finaliser or the callback of a weak reference runs, SQLite makes an error of its
+    own of it, and filelock a group: whichever of the two signals came is remembered, and what is yielded raises it again.
+    """
+    asked: list[type[BaseException]] = []
+
+    def end(number: int, _: object) -> None:
+        if number == signal.SIGTERM:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not disturb the end
+        asked.append(Terminated if number == signal.SIGTERM else KeyboardInterrupt)
+        raise asked[-1]
+
+    def check() -> None:
+        if asked:
+            raise asked[0]
 
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield check
         return
-    before = signal.signal(signal.SIGTERM, end)
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, end)}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # in the background of a script it is ignored
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, end)
     try:
-        yield
+        yield check
+    except BaseException as error:
+        if asked and not isinstance(error, (KeyboardInterrupt, Terminated)):
+            raise asked[0] from None
+        raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

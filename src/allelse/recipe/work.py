@@ -32,11 +32,11 @@ class Work:
         """The evaluations that the first ``epochs`` epochs end with."""
         images = epochs * (self.test + self.validation)
         norm = getattr(self.recipe.model, "norm", None)
-        if isinstance(norm, BatchStatistics) and norm.evaluate == "recalibrated":
-            images += epochs * self.train
+        recalibrates = isinstance(norm, BatchStatistics) and norm.evaluate == "recalibrated"
+        images += epochs * self.train * recalibrates
         if averaging := self.recipe.averaging:
             averaged = max(epochs - averaging.start_epoch + 1, 0)
-            images += averaged * (self.test + (self.train if averaging.name == "swa" else 0))
+            images += averaged * (self.test + self.train * (recalibrates or averaging.name == "swa"))
         return FORWARD_SHARE * images
 
     @property

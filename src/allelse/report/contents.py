@@ -287,6 +287,12 @@ def _caveats(findings: Findings) -> Iterator[tuple[str, str]]:
         what = f"{counted(seeds, 'seed')} {'was' if seeds == 1 else 'were'} run" + "".join(f", with {one}" for one in asked[1:])
     if asked:
         yield "Changed by the command.", f"Whatever the study file declares, {what}: these verdicts speak of what was run."
+    if len({tuple(part["seeds"]) for part in findings.parts}) > 1:
+        yield (
+            "Seeds of several runs.",
+            "Were some added because a claim was undecided, it is wrong more often than alpha says, which holds for a number of "
+            "seeds that was settled before. New seeds alone confirm what a second look found.",
+        )
 
 
 def _again(findings: Findings) -> tuple[str, list[str]]:
