@@ -194,7 +194,8 @@ def _here(tmp_path, monkeypatch):
         (
             LEVELS,
             f'{LEVELS}\n"a\\nb" = [1]',
-            f"line 19: factors.a b: a level of this factor: a b: unknown key; allowed: {RECIPE_KEYS}",
+            f"line 19: factors.a b: a level of this factor: a b: unknown key; allowed: {RECIPE_KEYS}; a factor with a name of "
+            "its own has named levels, each a table of the keys it sets",
         ),
         # claims and references
         (
@@ -328,6 +329,15 @@ def test_a_gain_that_is_not_known_is_found_on_the_line_of_the_init():
             ", line 1: extra: unknown key; allowed: study, recipe, factors, exclude, adjust, tune, claims, references, quick, scaled",
         ),
         ("[study]\nseeds = \n", ": not valid TOML: Invalid value (at line 2, column 9); mend the file there"),
+        (
+            "[study]\nseeds = 2\nseeds = 3\n",
+            ": not valid TOML: Cannot overwrite a value (at line 3, column 10); a key is given twice; keep one of the two",
+        ),
+        (
+            "[recipe.model]\ndepth = 2\n[recipe.model]\n",
+            ": not valid TOML: Cannot declare ('recipe', 'model') twice (at line 3, column 14); "
+            "[recipe.model] stands further up too; put its keys together there",
+        ),
         (
             b"\xff\xfe[\x00",
             ": is no UTF-8 text; save it as UTF-8, or name a study file",
