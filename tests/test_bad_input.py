@@ -181,7 +181,10 @@ def test_an_output_folder_of_another_study(file, tmp_path):
 
 
 def test_an_output_folder_that_cannot_be_written(file, tmp_path, monkeypatch):
-    assert mistake("run", file, "--out", file / "out").startswith("study.toml/out: cannot be used as an output folder: ")
+    told = mistake("run", file, "--out", file / "out")
+    assert told.startswith("study.toml/out: cannot be used as an output folder: ")
+    assert told.endswith("; a part of its path is a file; give another folder (run: --out)")
+    assert mistake("plan", file, "--set", "recipe.epochs=3").endswith("keys of the recipe are written without 'recipe.' here")
 
     def denied(path, *_, **__):
         raise PermissionError(13, "Permission denied", str(path))

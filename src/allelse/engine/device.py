@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from allelse.errors import DeviceError, did_you_mean
+from allelse.errors import DeviceError, counted, did_you_mean
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -67,8 +67,7 @@ def describe_device(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     if device.type == "mps":
         return f"Apple {platform.machine()} (mps)"
-    threads = torch.get_num_threads()
-    return f"{_cpu_name()} ({threads} thread{'' if threads == 1 else 's'})"
+    return f"{_cpu_name()} ({counted(torch.get_num_threads(), 'thread')})"
 
 
 def _cpu_name() -> str:

@@ -23,7 +23,7 @@ import torch
 import allelse
 from allelse import engine, own
 from allelse.data import Dataset
-from allelse.errors import DeviceError, MachineError
+from allelse.errors import DeviceError, MachineError, counted
 from allelse.launch.crew import Event, Failed, Finished, Hear, Lost, NoMemory, Task, carry_out_elsewhere, what_failed
 from allelse.launch.local import dataset_of
 from allelse.launch.measured import Speeds
@@ -138,10 +138,8 @@ class Cluster:
 
     def in_words(self) -> str:
         nodes, packs = len(self._nodes()), self._workers or self._capacity()
-        what = "a GPU each" if self.device.type == "cuda" else f"{self.threads} thread{'' if self.threads == 1 else 's'} each"
-        return (
-            f"a Ray cluster of {nodes} node{'' if nodes == 1 else 's'}: {packs} pack{'' if packs == 1 else 's'} at once, {what}"
-        )
+        what = "a GPU" if self.device.type == "cuda" else counted(self.threads, "thread")
+        return f"a Ray cluster of {counted(nodes, 'node')}: {counted(packs, 'pack')} at once, {what} each"
 
     def ways(self, graph: bool) -> tuple[Way, ...]:
         return engine.ways(self.device, graph)

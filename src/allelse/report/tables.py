@@ -9,6 +9,7 @@ from math import isfinite
 from typing import Any
 
 from allelse import stats
+from allelse.errors import counted
 from allelse.report.accuracy import WAYS, mean_of
 from allelse.report.findings import Findings, finite
 from allelse.report.sameness import differing_keys
@@ -173,7 +174,7 @@ def trouble_table(findings: Findings, most: int = 200) -> tuple[Table | None, in
         if run.status in ("diverged", "failed")
     ]
     pending = Counter(findings.arm_name(run.arm) for run in findings.runs if run.status == "pending")
-    rows += [(arm, f"{count} seed{'' if count == 1 else 's'}", "pending", "not finished yet") for arm, count in pending.items()]
+    rows += [(arm, counted(count, "seed"), "pending", "not finished yet") for arm, count in pending.items()]
     columns = ("arm", "seed", "status", "what happened")
     table = Table("trouble", "Runs that diverged, failed or are pending", columns, tuple(rows[:most])) if rows else None
     return table, max(0, len(rows) - most)

@@ -41,6 +41,7 @@ REMEDY_FROM_ERRNO = {
         ),
         GONE,
     ),
+    errno.ENOTDIR: "a part of its path is a file; give another folder (run: --out)",
     **dict.fromkeys((errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EDEADLK), LOCKED),
 }
 REMEDY_FROM_SQLITE = {  # by the start of the error's name, the longest that fits
