@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,8 +80,8 @@ def merge(out: str | Path, folders: Sequence[str | Path]) -> list[str]:
     Raises:
         StoreError: the folders are not of one study, or their finished runs contradict each other.
     """
-    with ExitStack() as stack:
-        out = stack.enter_context(taken(out)).folder
+    with taken(out) as ours:
+        out = ours.folder
         there = [out] if (out / FILE).exists() else []
         if there:
             with read(out):  # takes back a write that was cut off
@@ -115,14 +115,24 @@ def merge(out: str | Path, folders: Sequence[str | Path]) -> list[str]:
         parts = _described(wholes)
         for part in (comparison, tuning):
             _copy_checkpoints(out, part, [one.folder for one in sources])
-        with explained(out):
-            (out / UNFINISHED).unlink(missing_ok=True)
-        stack.callback(_remove, out / UNFINISHED)
+        _write(out, {"definition": definition, "tuning": settled, "parts": parts}, comparison, tuning)
+        _remove(out / journal.FILE)  # it tells of what was left before
+    statuses = [row[4] for row in comparison.rows.values()] if comparison else []
+    shown = ", ".join(f"{statuses.count(status)} {status}" for status in RANK if status in statuses)
+    runs = f"{counted(len(statuses), 'run')} of {counted(len(definition['seeds']), 'seed')}: {shown}"
+    return [f"{out}: {runs if statuses else 'the tuning runs'}, from {counted(len(sources), 'folder')}", *notes]
+
+
+def _write(out: Path, described: Mapping[str, Any], comparison: _Part | None, tuning: _Part | None) -> None:
+    """Put the united store in the place of what is in ``out``, whole or not at all."""
+    with explained(out):
+        (out / UNFINISHED).unlink(missing_ok=True)
+    try:
         with connected(out, "rwc", UNFINISHED) as (connection, version):
             store = Store(out, connection)
             with explained(out), transaction(connection):
-                schema.prepare(connection, version, tuning=bool(definition.get("tune")))
-                for key, value in (("definition", definition), ("tuning", settled), ("parts", parts)):
+                schema.prepare(connection, version, tuning=bool(described["definition"].get("tune")))
+                for key, value in described.items():
                     if value is not None:
                         store.put(key, json.dumps(value))
                 for key, part, into in (("plan", comparison, store), ("tuning plan", tuning, store.tuning_part)):
@@ -132,11 +142,8 @@ def merge(out: str | Path, folders: Sequence[str | Path]) -> list[str]:
         with explained(out):
             os.replace(out / UNFINISHED, out / FILE)
             on_disk(out)
-        _remove(out / journal.FILE)  # it tells of what was left before
-    statuses = [row[4] for row in comparison.rows.values()] if comparison else []
-    shown = ", ".join(f"{statuses.count(status)} {status}" for status in RANK if status in statuses)
-    runs = f"{counted(len(statuses), 'run')} of {counted(len(definition['seeds']), 'seed')}: {shown}"
-    return [f"{out}: {runs if statuses else 'the tuning runs'}, from {counted(len(sources), 'folder')}", *notes]
+    finally:
+        _remove(out / UNFINISHED)
 
 
 def _remove(path: Path) -> None:
