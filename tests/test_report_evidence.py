@@ -104,7 +104,7 @@ def test_a_united_folder_is_made_again_by_all_its_commands(tmp_path):
         write_store(tmp_path / f"{number}", definition(seeds=seeds, command=f"allelse run made-up{moved}"))
     store.merge(tmp_path / "both", [tmp_path / "0", tmp_path / "1"])
     page = write_report(tmp_path / "both").with_name("report.md").read_text("utf-8")
-    assert "**Seeds of several runs.** Were some added because" in page.partition("## Verdicts")[0]
+    assert "**Seeds of several runs.** If some were added because" in page.partition("## Verdicts")[0]
     with store.read(tmp_path / "0") as opened:
         assert contents(gather(opened)).caveats == ()
     assert (

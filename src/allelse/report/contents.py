@@ -290,8 +290,8 @@ def _caveats(findings: Findings) -> Iterator[tuple[str, str]]:
     if len({tuple(part["seeds"]) for part in findings.parts}) > 1:
         yield (
             "Seeds of several runs.",
-            "Were some added because a claim was undecided, it is wrong more often than alpha says, which holds for a number "
-            "of seeds that was settled before. New seeds alone confirm what a second look found.",
+            "If some were added because a claim was undecided, that claim is wrong more often than alpha says: alpha holds for a "
+            "number of seeds that was settled before. New seeds alone confirm what a second look found.",
         )
 
 
