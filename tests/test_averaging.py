@@ -195,12 +195,10 @@ def test_what_makes_no_sense_is_refused_with_what_is_allowed(averaging, said):
     assert said in str(caught.value)
 
 
-@pytest.mark.parametrize("evaluate", ["running", "recalibrated"])
+@pytest.mark.parametrize("norm", ["none", "batch", {"name": "batch", "evaluate": "recalibrated"}])
 @pytest.mark.parametrize("averaging", AVERAGING)
-def test_as_many_images_are_evaluated_as_a_plan_reckons_with(averaging, evaluate, monkeypatch):
-    dataset = toy_dataset()
-    values = values_of(AVERAGING[averaging], model={"norm": {"name": "batch", "evaluate": evaluate}})
-    training = loop.Training(pack_of(values), dataset, CPU)
+def test_as_many_images_are_evaluated_as_a_plan_reckons_with(averaging, norm, monkeypatch):
+    training = loop.Training(pack_of(values_of(AVERAGING[averaging], model={"norm": norm})), toy_dataset(), CPU)
     seen = []
     forward = Network.forward
     monkeypatch.setattr(Network, "forward", lambda self, x: (self.training or seen.append(len(x)), forward(self, x))[1])

@@ -28,7 +28,10 @@ def test_what_has_no_finite_value_counts_in_no_distance_and_no_number_of_seeds(t
     assert words.alt.startswith("Widest distance between recalibrated and running statistics: +2.00 points in sigmoid")
     assert "n\u00a0=\u00a05 seeds a mark, none in 3 marks" in words.caption
     notes = contents(findings).mechanism_notes
-    assert notes[0] == "No accuracy with recalibrated statistics is finite in relu, depth 1, relu, depth 2, relu, depth 4."
+    assert notes[0] == (
+        "No seed has both accuracies, that with running and that with recalibrated statistics, as finite numbers in "
+        "relu, depth 1, relu, depth 2, relu, depth 4."
+    )
 
 
 def test_grid_lines_of_rows_stand_at_the_ticks_and_leave_the_labels_alone():

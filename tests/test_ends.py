@@ -84,6 +84,24 @@ def test_a_signal_that_python_throws_away_stops_the_study_too(tmp_path, monkeypa
     assert (ended.code, ended.err.splitlines()[-1]) == (code, "allelse: stopped; the same command goes on from here")
 
 
+def test_a_signal_that_a_library_turns_into_an_error_is_no_failure_of_a_run(tmp_path, monkeypatch):
+    real, struck = engine.train_pack, []
+
+    def train_pack(*arguments):
+        if struck:
+            return real(*arguments)
+        struck.append(True)
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise RuntimeError("a callback failed") from None
+
+    monkeypatch.setattr(engine, "train_pack", train_pack)
+    ended = allelse("run", write_study(tmp_path), "--out", tmp_path / "out")
+    assert (ended.code, ended.err.splitlines()[-1]) == (130, "allelse: stopped; the same command goes on from here")
+    assert set(statuses(tmp_path / "out")) == {"pending"}
+
+
 def test_a_study_whose_speed_could_not_be_measured_tells_how_far_it_is(tmp_path, monkeypatch):
     monkeypatch.setattr(local.Speeds, "images_per_second", lambda self, pack: None)
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)

@@ -331,17 +331,18 @@ def test_a_gain_that_is_not_known_is_found_on_the_line_of_the_init():
         ("[study]\nseeds = \n", ": not valid TOML: Invalid value (at line 2, column 9); mend the file there"),
         (
             "[study]\nseeds = 2\nseeds = 3\n",
-            ": not valid TOML: Cannot overwrite a value (at line 3, column 10); a key is given twice; keep one of the two",
+            ": not valid TOML: Cannot overwrite a value (at line 3, column 10); something is given twice there; keep one of the two",
         ),
         (
-            "[recipe.model]\ndepth = 2\n[recipe.model]\n",
-            ": not valid TOML: Cannot declare ('recipe', 'model') twice (at line 3, column 14); "
-            "[recipe.model] stands further up too; put its keys together there",
+            '[factors."model.norm"]\na = {}\n[factors."model.norm"]\n',
+            ": not valid TOML: Cannot declare ('factors', 'model.norm') twice (at line 3, column 22); "
+            '[factors."model.norm"] stands further up too; put its keys together there',
         ),
         (
-            b"\xff\xfe[\x00",
-            ": is no UTF-8 text; save it as UTF-8, or name a study file",
+            "[claims]\nid = 'a'\n[claims]\n",
+            ": not valid TOML: Cannot declare ('claims',) twice (at line 3, column 8); write [[claims]] for each",
         ),
+        (b"\xff\xfe[\x00", ": is no UTF-8 text; save it as UTF-8, or name a study file"),
     ],
 )
 def test_a_file_of_another_shape_is_told_in_one_line(text, expected):

@@ -162,6 +162,16 @@ def test_a_margin_that_is_met_exactly_is_not_a_matter_of_seeds():
         assert (found.p, found.p_sign_flip) == (1.0, 1.0)
 
 
+def test_what_an_interval_holds_has_no_sign_where_it_is_zero():
+    table = study(5, sd=1.0)
+    assert judge({**TREND, "direction": "down"}, table).reason == "the interval holds 0"
+
+
+def test_a_metric_without_any_number_does_not_make_equal_accuracies_those_of_one_network():
+    table = study(7, sd=0.0)
+    assert judge({**WITHIN, "margin": 2.0}, table).p == judge({**WITHIN, "margin": 2.0}, table.assign(test_loss=None)).p > 0
+
+
 def test_metrics_other_than_accuracies_have_no_percentage_points():
     table = study(5, batch=83).rename(columns={"accuracy": "train_loss"})
     sentence = judge({**HIGHER, "metric": "train_loss"}, table).sentence

@@ -116,7 +116,8 @@ class Place:
         for moved, stands in origin.moved.items():
             if touches(moved):
                 what = "a level of this factor: " if "factors" in stands else ""
-                named = unknown and bool(what) and moved == stands[-1] and "." not in moved  # a list, whose key is its name
+                # It is a list, whose key is its name, and no misspelt one.
+                named = unknown and bool(what) and moved == stands[-1] and "." not in moved and "did you mean" not in message
                 also = "; a factor with a name of its own has named levels, each a table of the keys it sets" if named else ""
                 return self.error(stands, f"{what}{key}: {message}{also}")
         for table, put_in in origin.put_in:

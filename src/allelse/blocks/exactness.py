@@ -1,7 +1,8 @@
 """The check that an own part must pass before it is trusted: how its lone modules are made in, how R are packed out.
 
-In float64, on a few random images: the outputs, the gradients of inputs and weights, and the buffers of a pack of three must be
-those of three lone modules, over two training steps and an evaluation. Whatever fails is refused with its reason.
+In float64, on a few random images: the outputs, the gradients of inputs and weights, and the buffers of a pack of three (and of
+one, where the part itself says how it is packed) must be those of lone modules, over two training steps and an evaluation.
+Whatever fails is refused with its reason.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ def packing_of(maker: Maker, shape: tuple[int, ...]) -> Packing:
             _check_declared(maker)
             if reason := _difference(maker, "declared", x_SNRC, lone):
                 raise maker.refused(_mixes(maker, x_SNRC) or f"declares 'packed', which differs from lone ones in {reason}")
+            if reason := _difference(maker, "declared", x_SNRC[:, :, :1], lone[:1]):  # where a stray squeeze shows
+                raise maker.refused(f"declares 'packed', which for one network differs from a lone one in {reason}")
             return "declared"
         if _is_elementwise(maker, shape) and not _difference(maker, "elementwise", x_SNRC, lone):
             return "elementwise"
@@ -167,9 +170,9 @@ def _outcome(maker: Maker, module: nn.Module, x_SNC: Tensor) -> Outcome:
     return outcome
 
 
-def _pack(maker: Maker, packing: Packing) -> Own:
-    pack = Own(REPLICAS, maker, packing).double()
-    for replica in range(REPLICAS):
+def _pack(maker: Maker, packing: Packing, replicas: int) -> Own:
+    pack = Own(replicas, maker, packing).double()
+    for replica in range(replicas):
         pack.draw(replica, stream(replica, "check"))
     return pack
 
@@ -181,7 +184,7 @@ def _joined(x_NRC: Tensor) -> Tensor:
 
 
 def _difference(maker: Maker, packing: Packing, x_SNRC: Tensor, lone: list[Outcome]) -> str:
-    """Where a pack is not what three lone modules are, in words; nothing where it is."""
+    """Where a pack is not what the lone modules are, in words; nothing where it is."""
     try:
         packed = _packed_outcomes(maker, packing, x_SNRC)
     except PartError:
@@ -193,14 +196,15 @@ def _difference(maker: Maker, packing: Packing, x_SNRC: Tensor, lone: list[Outco
 
 def _packed_outcomes(maker: Maker, packing: Packing, x_SNRC: Tensor) -> list[Outcome]:
     """As ``_outcome``, for each replica of one pack."""
-    pack, outcomes = _pack(maker, packing), [Outcome() for _ in range(REPLICAS)]
+    replicas = x_SNRC.shape[2]
+    pack, outcomes = _pack(maker, packing, replicas), [Outcome() for _ in range(replicas)]
 
     def add(what: str, values_R: Tensor) -> None:
         for outcome, values in zip(outcomes, values_R, strict=True):
             outcome[what] = values
 
     def by_replica(y: Tensor) -> Tensor:
-        return y.unflatten(1, (REPLICAS, -1)).transpose(0, 1)
+        return y.unflatten(1, (replicas, -1)).transpose(0, 1)
 
     pack.train()
     for step, x_NRC in enumerate(x_SNRC):
@@ -212,7 +216,7 @@ def _packed_outcomes(maker: Maker, packing: Packing, x_SNRC: Tensor) -> list[Out
         add(f"the output of step {step + 1}", y_RN.detach())
         add(f"the gradient of its input in step {step + 1}", by_replica(of_x))
         for name, gradient in zip(learned, of_learned, strict=True):
-            add(f"the gradient of {name} in step {step + 1}", torch.zeros(REPLICAS, 1) if gradient is None else gradient)
+            add(f"the gradient of {name} in step {step + 1}", torch.zeros(replicas, 1) if gradient is None else gradient)
     for name, buffer in pack.named_buffers():
         add(f"the buffer {name}", buffer.clone())
     pack.eval()

@@ -116,12 +116,12 @@ class Own(Rows):
             gathered: its buffers into which training gathers numbers.
         """
         super().__init__(replicas)
-        if replicas == 1 and packing == "declared":  # a lone one is at hand, and 'packed' was held to it for several only
-            packing = "one by one"
         self._maker, self.packing, self.gathered = maker, packing, gathered
         lone = maker.lone()
         # Not a child: its tensors stand in for those of ``rows`` while it computes, and are no weights of the network.
-        self._template = [(maker.packed(replicas) if packing == "declared" else lone).train()]  # which may be overridden
+        template = maker.packed(replicas) if packing == "declared" else lone
+        template.train()  # which may be overridden, as for norms that are frozen
+        self._template = [template]
         self.rule_in_words = maker.rule
         for name, tensor in {**dict(lone.named_parameters()), **dict(lone.named_buffers())}.items():
             try:

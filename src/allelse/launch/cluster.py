@@ -315,6 +315,8 @@ def _placed(event: Event) -> Event:
     return event
 
 
+MOST_DATASETS = 8
+"""that a process keeps, as ``local`` does"""
 _writable_from_fingerprint: dict[str, Dataset] = {}
 
 
@@ -324,6 +326,8 @@ def _writable(dataset: Dataset) -> Dataset:
     A process gets the same object each time, by which it knows what it has on its device already.
     """
     if dataset.fingerprint not in _writable_from_fingerprint:
+        if len(_writable_from_fingerprint) == MOST_DATASETS:
+            del _writable_from_fingerprint[next(iter(_writable_from_fingerprint))]
         _writable_from_fingerprint[dataset.fingerprint] = replace(
             dataset, train_labels=dataset.train_labels.copy(), test_labels=dataset.test_labels.copy()
         )

@@ -207,8 +207,9 @@ class Part:
 
     def _hear(self, pack: str, event: Event) -> None:
         planned = self.running[pack]
-        if isinstance(event, Progressed):  # one that has ended is stored first
+        if not isinstance(event, Finished):  # whose results are stored first; a failure may be a signal that was caught
             self.check_stop()
+        if isinstance(event, Progressed):
             self._tell(planned, event.progress)
         elif isinstance(event, Logged):
             self.log.pack = pack
@@ -309,7 +310,8 @@ def _stoppable() -> Iterator[Callable[[], None]]:
     """SIGTERM ends this block as Ctrl-C does: workers are ended, the lock is given back, the exit code is 143.
 
     Python throws away what is raised while a finaliser or the callback of a weak reference runs, SQLite makes an error of its
-    own of it, and filelock a group: whichever of the two signals came is remembered, and what is yielded raises it again.
+    own of it, and filelock a group: whichever of the two signals came is remembered, and what is yielded raises it again. Where
+    somebody else listens to Ctrl-C, or ignores it, it is left to them.
     """
     asked: list[type[BaseException]] = []
 

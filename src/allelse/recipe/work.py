@@ -35,8 +35,9 @@ class Work:
         recalibrates = isinstance(norm, BatchStatistics) and norm.evaluate == "recalibrated"
         images += epochs * self.train * recalibrates
         if averaging := self.recipe.averaging:
+            measured_anew = recalibrates or (averaging.name == "swa" and isinstance(norm, BatchStatistics))
             averaged = max(epochs - averaging.start_epoch + 1, 0)
-            images += averaged * (self.test + self.train * (recalibrates or averaging.name == "swa"))
+            images += averaged * (self.test + self.train * measured_anew)
         return FORWARD_SHARE * images
 
     @property

@@ -207,7 +207,7 @@ def statistics_gap(findings: Findings, arm: Mapping[str, Any]) -> Floats:
 def ways_differ(findings: Findings, arm: Mapping[str, Any]) -> bool:
     """Whether the evaluations of an arm's norm are not all the same, as they are where it has no running statistics."""
     columns = [findings.values(arm, metric) for metric, _ in WAYS if findings.has(metric)]
-    return any(np.isfinite(columns[0]).any() and not np.array_equal(columns[0], other, equal_nan=True) for other in columns[1:])
+    return any(not np.array_equal(columns[0], other, equal_nan=True) for other in columns[1:])
 
 
 def _by_arm(findings: Findings) -> str:

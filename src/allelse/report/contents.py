@@ -245,7 +245,8 @@ def _mechanism_notes(findings: Findings) -> list[str]:
         found = [(statistics_gap(findings, arm), arm) for arm in findings.arms]
         differing = [(gap, arm) for gap, arm in found if ways_differ(findings, arm)]  # else its norm has no running statistics
         if lacking := [findings.arm_name(arm) for gap, arm in differing if not len(gap)]:
-            notes.append(f"No accuracy with recalibrated statistics is finite in {listed(lacking, 3)}.")
+            both = "that with running and that with recalibrated statistics"
+            notes.append(f"No seed has both accuracies, {both}, as finite numbers in {listed(lacking, 3)}.")
         gaps = [(float(gap.mean()), gap, arm) for gap, arm in differing if len(gap)]
         widest = max(gaps, key=lambda gap: abs(gap[0]), default=None)
         if widest and widest[0]:
@@ -287,11 +288,11 @@ def _caveats(findings: Findings) -> Iterator[tuple[str, str]]:
         what = f"{counted(seeds, 'seed')} {'was' if seeds == 1 else 'were'} run" + "".join(f", with {one}" for one in asked[1:])
     if asked:
         yield "Changed by the command.", f"Whatever the study file declares, {what}: these verdicts speak of what was run."
-    if len({tuple(part["seeds"]) for part in findings.parts}) > 1:
+    if any(1 < len(part["seeds"]) < len(findings.definition["seeds"]) for part in findings.parts):  # one seed decides nothing
         yield (
             "Seeds of several runs.",
-            "If some were added because a claim was undecided, that claim is wrong more often than alpha says: alpha holds for a "
-            "number of seeds that was settled before. New seeds alone confirm what a second look found.",
+            "If some were added because a claim was undecided, that claim is wrong more often than alpha says: alpha holds for "
+            "a number of seeds that was settled before. New seeds alone confirm what a second look found.",
         )
 
 

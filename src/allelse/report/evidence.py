@@ -27,9 +27,9 @@ from allelse.store import Store, StoredRun
 
 NOT_ASKED = "not asked in this run"
 QUICK = "a quick study has another recipe than the published figures belong to"
+SCALED = "a scaled study is trained for less than the published figures belong to"
 CHANCE = 105.0
 """percent, to be shared by the classes: what has no more has learned nothing; in a test split classes are not quite alike"""
-SCALED = "a scaled study is trained for less than the published figures belong to"
 
 _CLAIM: TypeAdapter[Claim] = TypeAdapter(Claim)
 

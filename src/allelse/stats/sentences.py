@@ -84,7 +84,7 @@ def undecided_because(claim: Claim, contrast: Contrast, part: Part, comparisons:
     low, high, margin = part.low or 0.0, part.high or 0.0, contrast.margin
     ends = (low, high) if contrast.sign > 0 else (-high, -low)
     if contrast.test == "above" and ends[0] <= margin <= ends[1]:
-        return f"the interval holds {contrast.sign * margin:g}".replace("-", "−")
+        return f"the interval holds {contrast.sign * margin if margin else 0:g}".replace("-", "−")
     if contrast.test == "within" and not (-margin < low and high < margin) and not (low > margin or high < -margin):
         return f"the interval is neither wholly inside nor wholly outside ±{margin:g}"
     over = ["both sides of the margin"] if contrast.test == "within" and (low > margin or high < -margin) else []

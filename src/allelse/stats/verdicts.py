@@ -193,9 +193,10 @@ def _values(
 def _are_identical(contrast: Contrast, runs: Runs, complete: NDArray[np.bool_]) -> bool:
     """Whether arms whose accuracies may be equal by chance have equal losses on every seed, and equal all else, too."""
     metrics = [metric for metric in runs.metrics if metric in METRICS]
-    columns = [[runs.values(arm, metric)[0][complete] for arm, _ in contrast.weights] for metric in metrics]
-    return not set(metrics) <= set(ACCURACIES) and all(
-        np.array_equal(column, first, equal_nan=True) for first, *others in columns for column in others
+    columns = {metric: [runs.values(arm, metric)[0][complete] for arm, _ in contrast.weights] for metric in metrics}
+    compared = {metric for metric, column in columns.items() if np.isfinite(column).any()}
+    return not compared <= set(ACCURACIES) and all(
+        np.array_equal(column, first, equal_nan=True) for first, *others in columns.values() for column in others
     )
 
 

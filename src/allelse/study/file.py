@@ -230,9 +230,12 @@ def parsed(source: str, text: str) -> Place:
 def _remedy(text: str, error: str) -> str:
     """What to write where TOML cannot be read: for what keyboards and word processors put in the place of plain signs."""
     if "overwrite a value" in error or "Duplicate inline table key" in error:
-        return "a key is given twice; keep one of the two"
+        return "something is given twice there; keep one of the two"
     if twice := re.search(r"Cannot declare \((.*)\) twice", error):
-        table = ".".join(re.findall(r"'([^']*)'", twice[1]))
+        names = re.findall(r"'([^']*)'", twice[1])
+        table = ".".join(f'"{name}"' if "." in name else name for name in names)
+        if table in ("exclude", "adjust", "claims", "references"):
+            return f"write [[{table}]] for each"
         return f"[{table}] stands further up too; put its keys together there"
     if not (place := re.search(r"at line (\d+), column (\d+)", error)):
         return "mend the file there"
