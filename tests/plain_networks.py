@@ -172,7 +172,7 @@ def plain_network(model: recipe.Model, shape: tuple[int, int, int] = (6, 6, 2), 
     if mlp:
         network.add_module("images", nn.Flatten())
     elif model.stem:
-        stem = kept(conv=True, norm=model.stem.norm, act=model.stem.activation)
+        stem = ["conv", *kept(norm=model.stem.norm, act=model.stem.activation)]
         network.add_module("stem", block("stem", channels, model.stem.width, model.stem.kernel, stem))
         channels = model.stem.width
     widths, kernels = (

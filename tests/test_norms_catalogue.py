@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -211,11 +213,15 @@ def test_the_scatter_of_means_is_that_of_ghost_batches(training):
     scatter = scatter_of_batch_means(training.network, training.training_images(100, 4))
     index = torch.from_numpy(training.train_index[:400])
     x, _ = training.train_feed.gather(index, torch.float64)
-    with torch.no_grad():
-        x = training.network.blocks[0].conv(x)
-    means = x.mean((2, 3)).unflatten(0, (400 // size, size)).mean(1)
-    expected = means.std(0).view(len(SEEDS), -1)
-    torch.testing.assert_close(scatter[0], expected, rtol=1e-10, atol=1e-12)
+    seen: dict[int, list[torch.Tensor]] = {0: [], 1: []}
+    for batch in x.split(100):
+        network = deepcopy(training.network).train()
+        for number, entered in seen.items():
+            network.blocks[number].norm.register_forward_pre_hook(lambda _, inputs, to=entered: to.append(inputs[0].detach()))
+        network(batch)
+    for number, entered in seen.items():
+        means = torch.cat(entered).mean((2, 3)).unflatten(0, (400 // size, size)).mean(1)
+        torch.testing.assert_close(scatter[number], means.std(0).view(len(SEEDS), -1), rtol=1e-10, atol=1e-12)
     assert all("batch_noise" in result.metrics for result in training.results())
 
 

@@ -169,11 +169,12 @@ def scatter_of_batch_means(network: Network, images: Iterable[Tensor]) -> list[T
 
     norms_and_means = zip(batch_norms(network), means, strict=True)
     hooks = [norm.register_forward_pre_hook(collector(norm, found)) for norm, found in norms_and_means]
-    network.eval()
-    set_statistics(network, "batch")
+    network.eval()  # without dropout, but each norm as in training: a ghost batch apart, renormalised towards what runs
+    buffers = [(buffer, buffer.clone()) for norm in batch_norms(network) for buffer in norm.buffers()]
     for x in images:
         network(x)
-    set_statistics(network, "update")
+        for buffer, values in buffers:
+            buffer.copy_(values)
     network.train()
     for hook in hooks:
         hook.remove()

@@ -152,7 +152,7 @@ def _add_convolution_blocks(network: Network, model: recipe.ConvNet, image_shape
     if model.stem:
         stem = model.stem
         weight = Conv2d(replicas, channels, stem.width, stem.kernel, model.bias)
-        kept = _once(model, conv=True, norm=stem.norm, act=stem.activation)
+        kept = ["conv", *_once(model, norm=stem.norm, act=stem.activation)]
         network.stem = build_block(replicas, model, 1, kept, (channels, stem.width), [weight])
         channels = stem.width
     normed_before, normed_after = ("norm" in around for around in model.around_weight())

@@ -34,7 +34,8 @@ class Cutout(Part):
 
 
 class RandomErasing(Part):
-    """Zhong et al. 2020 (arXiv:1708.04896): a rectangle of mean colour (their RE-M), drawn as in the authors' code."""
+    """Zhong et al. 2020 (arXiv:1708.04896): a rectangle of mean colour (their RE-M), drawn as in the authors' code, but
+    with ten tries, as torchvision has, where that has a hundred."""
 
     name: Literal["random-erasing"] = "random-erasing"
     probability: Share = 0.5
