@@ -63,7 +63,7 @@ def columns(measured: Measured, language: str) -> pd.DataFrame:
     has_statistics = measured.arms("mean_distance")["mean"].notna()  # which BatchNorm alone has
     rows = []
     for place, row in table.iterrows():
-        missing = [f"{row[what]} {what}" for what in ("diverged", "failed", "pending") if row[what]]
+        missing = [words[what].format(row[what]) for what in ("diverged", "failed", "pending") if row[what]]
         rows.append(
             (
                 f"**{row['mean']:.1f}**" if row["n"] else "–",

@@ -200,7 +200,8 @@ def test_a_folder_without_a_study(file, command):
     assert mistake(command, "none") == (
         "none: no study was run there (it holds no study.sqlite); 'allelse run STUDY --out none' makes one"
     )
-    assert mistake(command, "two words").endswith("'allelse run STUDY --out 'two words'' makes one")
+    assert mistake(command, "two words").endswith("; allelse run STUDY --out 'two words' makes one")
+    assert mistake("run", "two words.toml").endswith("; allelse new 'two words.toml' writes one to start from")
     assert mistake(command, "~nobody-here/x").startswith("~nobody-here/x: no study was run there ")
 
 

@@ -58,4 +58,4 @@ def test_a_report_tells_of_letters_that_no_font_has(tmp_path):
         write_report(write_store(tmp_path / name, definition(factors={"order": [name, "plain"]}, claims=[])), told.append)
     [line] = told
     assert line.startswith("no font here has 한, 국, 어: figures spell Korean out and ")
-    assert f"'allelse report '{tmp_path}/한국어''" in line
+    assert line.endswith(f"; install a font, as Noto Sans CJK, then allelse report '{tmp_path}/한국어'")

@@ -13,6 +13,7 @@ A failure *inside* a run (it diverged, a worker died) is no exception of these: 
 """
 
 import re
+import shlex
 from collections.abc import Sequence
 
 MOST_LETTERS = 2_000
@@ -33,6 +34,12 @@ def inert(text: str) -> str:
 def one_line(error: object) -> str:
     """The text of an error without line breaks or runs of blanks."""
     return " ".join(str(error).split())
+
+
+def command(*words: object) -> str:
+    """``'allelse report DIR'`` as a message has it; without marks around it where a word needs marks of its own."""
+    line = shlex.join(["allelse", *map(str, words)])
+    return line if "'" in line else f"'{line}'"
 
 
 def counted(number: int, one: str, several: str = "") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -192,7 +193,11 @@ def find_arm(study: Study, levels: Sequence[str], start: Arm | None = None) -> A
             key: list(dict.fromkeys(level_text(arm.levels[factor]) for arm in found if factor in arm.levels))
             for factor, key in short.items()
         }
-        more = [f"{option} {key}={texts[0]} (or {', '.join(texts[1:])})" for key, texts in open_levels.items() if texts[1:]]
+        more = [
+            f"{option} {shlex.quote(f'{key}={first}')} (or {', '.join(others)})"
+            for key, (first, *others) in open_levels.items()
+            if others
+        ]
         raise StudyError(f"{shown or study.name}: {len(found)} arms match; add {' and '.join(more)}")
     if found[0] is start:
         raise StudyError(f"{shown}: is the arm itself; name a level that it does not have")

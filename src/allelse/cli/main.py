@@ -306,8 +306,15 @@ def results(
     folder: Folder,
     output: Annotated[Literal["table", "csv", "json", "parquet"], typer.Option("--format")] = "table",
     runs: Annotated[bool, typer.Option("--runs", help="Every run instead of every arm.")] = False,
-    epochs: Annotated[bool, typer.Option("--epochs", help="Every epoch of every run: learning curves.")] = False,
-    probes: Annotated[bool, typer.Option("--probes", help="What was measured in every layer at the probed steps.")] = False,
+    epochs: Annotated[
+        bool, typer.Option("--epochs", help="Every epoch of every run: learning curves; with --format csv, json or parquet.")
+    ] = False,
+    probes: Annotated[
+        bool,
+        typer.Option(
+            "--probes", help="What was measured in every layer at the probed steps; with --format csv, json or parquet."
+        ),
+    ] = False,
     timing: Annotated[bool, typer.Option("--timing", help="With --runs: also times, device, versions and host.")] = False,
     metric: Annotated[str, typer.Option("--metric", help="What to summarise per arm.")] = "accuracy",
 ) -> None:
@@ -388,3 +395,4 @@ def merge(
     from allelse import store
 
     print("\n".join(store.merge(out, folders)))
+    print(f"next: allelse report {shlex.quote(str(out))}")

@@ -13,8 +13,12 @@ from allelse.errors import StudyError
 from allelse.report.accuracy import MOST_ROWS, mean_of, points_text
 from allelse.report.findings import Findings, finite, seeds_text
 from allelse.report.shapes import Mark, Row, Rows, Words
+from allelse.report.style import drawable
 
 _CLAIM: TypeAdapter[Claim] = TypeAdapter(Claim)
+
+LETTERS = 60
+"""of a row's label, as many as the drawing has room for"""
 
 Pair = tuple[Mapping[str, Any], Mapping[str, Any], float | None]
 """A, B, and the margin of equivalence where a claim gives one"""
@@ -25,13 +29,14 @@ def differences(findings: Findings) -> Rows | None:
     if not findings.has("accuracy"):
         return None
     found = _once(findings, _claimed(findings) or list(_first_factor(findings)))
-    rows, counts = [], []
+    rows, counts, names = [], [], []
     for a, b, margin in found[:MOST_ROWS]:
         difference = findings.values(a) - findings.values(b)
         good = finite(difference)
         low, high = stats.t_interval(good)
         mark = Mark("difference", 0, mean_of(difference), low, high, tuple(good.tolist()))
-        rows.append(Row(_label(findings, a, b), (mark,), margin))
+        names.append(_named(findings, a, b))
+        rows.append(Row(_label(*names[-1]), (mark,), margin))
         counts.append(len(good))
     if not any(counts):
         return None
@@ -44,7 +49,8 @@ def differences(findings: Findings) -> Rows | None:
         + f". {seeds_text(counts, 'pair')}; {findings.made_with}."
         + (f" {more} more pairs are not drawn." if more else "")
     )
-    alt = "; ".join(f"{row.label}: {points_text(row.marks[0].mean)}" for row in rows)
+    told = [f"{one} − {other}{shared}" for one, other, shared in names]
+    alt = "; ".join(f"{name}: {points_text(row.marks[0].mean)}" for name, row in zip(told, rows, strict=True))
     words = Words("differences", "Paired differences", caption, f"Mean paired differences. {alt}.")
     return Rows(words, tuple(rows), "difference (percentage points)", zero=True)
 
@@ -100,8 +106,18 @@ def _first_factor(findings: Findings) -> Iterator[Pair]:
                     yield arm, base, None
 
 
-def _label(findings: Findings, a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
-    """``relu − sigmoid, depth 8``: what differs, then what both share."""
+def _named(findings: Findings, a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[str, str, str]:
+    """``relu``, ``sigmoid``, ``, depth 8``: what differs, then what both share."""
     alike = [factor for factor in findings.varied if findings.key(a, [factor]) == findings.key(b, [factor])]
     shared = {factor: a[factor] for factor in alike if factor in a}
-    return " − ".join(_apart(findings, a, b)) + (f", {findings.arm_name(shared)}" if shared else "")
+    return (*_apart(findings, a, b), f", {findings.arm_name(shared)}" if shared else "")
+
+
+def _label(one: str, other: str, shared: str) -> str:
+    """All of it where a row has room for it, else a part of each: which arms these are must not be lost."""
+    whole = f"{one} − {other}{shared}"
+    if drawable(whole, LETTERS) == drawable(whole, len(whole) * 20):
+        return whole
+    rest = LETTERS // 5 if shared else 0
+    names = [drawable(name, (LETTERS - len(" − ") - rest) // 2, keep_end=True) for name in (one, other)]
+    return " − ".join(names) + (drawable(shared, rest) if rest else "")

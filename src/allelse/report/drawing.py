@@ -82,7 +82,7 @@ def _draw_chart(canvas: Canvas, chart: Chart) -> None:
             axes.set_yscale("log")
         for number, line in enumerate(panel.lines):
             _draw_line(axes, line, _nudge(chart, number, len(panel.lines)), marks > MANY, chart.x_scale == "log2")
-        axes.set_title(drawable(panel.title, 48))
+        axes.set_title(drawable(panel.title, 40, keep_end=True))
         axes.set_ylabel(chart.y_label)
         if chart.ticks:
             axes.set_xticks([place for place, _ in chart.ticks], [drawable(label, 10) for _, label in chart.ticks])

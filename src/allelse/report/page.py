@@ -7,7 +7,6 @@ drawn as paths, are put in as they are. The page runs no script and loads nothin
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import jinja2
 from markupsafe import Markup
 
 from allelse import store
-from allelse.errors import StoreError, inert
+from allelse.errors import StoreError, command, inert
 from allelse.report.contents import Contents, contents
 from allelse.report.figures import picture, put, write_pictures
 from allelse.report.findings import gather
@@ -40,7 +39,7 @@ def write_report(folder: Path, tell: Callable[[str], None] = lambda line: None) 
     if letters := letters_without_a_font(" ".join(map(findings.arm_name, findings.arms))):
         tell(
             f"no font here has {', '.join(letters[:10])}{', …' * (len(letters) > 10)}: figures spell Korean out and show boxes "
-            f"for other letters; install a font, as Noto Sans CJK, then 'allelse report {shlex.quote(str(folder))}'"
+            f"for other letters; install a font, as Noto Sans CJK, then {command('report', folder)}"
         )
     folder = Path(os.path.expanduser(folder))
     pictures = [picture(figure) for figure in (*told.figures, *told.mechanism_figures)]

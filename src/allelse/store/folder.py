@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from allelse.errors import AllelseError, StoreError
+from allelse.errors import AllelseError, StoreError, command
 from allelse.store import schema
 from allelse.store.definitions import differences, fits, same_but_for_seeds
 from allelse.store.faults import explained, on_disk
@@ -48,7 +47,7 @@ def read(folder: str | Path, *, mend: bool = True) -> Iterator[Store]:
         if folder.is_file():
             raise StoreError(f"{folder}: is a file; give the output folder of a study")
         if not (folder / FILE).is_file():
-            remedy = f"'allelse run STUDY --out {shlex.quote(str(folder))}' makes one"
+            remedy = f"{command('run', 'STUDY', '--out', folder)} makes one"
             if ((usual := Path("runs") / folder) / FILE).is_file():
                 remedy = f"one is in {usual}: give that"
             elif folder.is_dir() and any(folder.iterdir()):
@@ -88,7 +87,7 @@ def write(folder: str | Path, definition: Mapping[str, Any]) -> Iterator[Store]:
                 raise StoreError(
                     f"{folder}: holds {len(stored['seeds'])} seeds of this study, from {stored['seeds'][0]}, and results stay; "
                     f"train the others with --seeds {len(more)} --first-seed {more[0]} --out OTHER, "
-                    f"and unite them: 'allelse merge {folder} OTHER'"
+                    f"and unite them: {command('merge', folder, 'OTHER')}"
                 )
             found = differences(stored, visible(given))
             claims = "; claims on results that are there stand in a file of their own: 'allelse verdicts DIR --also FILE'"

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
 from allelse.claims import Claim
-from allelse.errors import StudyError, did_you_mean, one_line
+from allelse.errors import StudyError, command, did_you_mean, one_line
 from allelse.messages import Place
 from allelse.recipe import Part
 from allelse.recipe.base import Listed
@@ -189,7 +189,7 @@ def read(name_or_path: str) -> tuple[str, str]:
             known = did_you_mean(name_or_path, list(packaged))
             raise StudyError(one_line(f"{name_or_path}: no such study; {known}; or give a .toml file"))
         if path.is_dir():
-            raise StudyError(f"{path}: is a folder; name a study file; 'allelse status {path}' looks at what was run there")
+            raise StudyError(f"{path}: is a folder; name a study file; {command('status', path)} looks at what was run there")
         if path.exists() and not path.is_file():
             raise StudyError(f"{path}: is a pipe or a device; write the study into a file and name that")
         with path.open("rb") as file:
@@ -198,7 +198,7 @@ def read(name_or_path: str) -> tuple[str, str]:
             raise StudyError(f"{path}: has more than {MOST_BYTES:,} bytes; allowed: a study file, which is a short text")
         return str(path), content.decode("utf-8-sig").replace("\r\n", "\n")
     except FileNotFoundError:
-        raise StudyError(f"{path}: no such file; 'allelse new {path}' writes one to start from") from None
+        raise StudyError(f"{path}: no such file; {command('new', path)} writes one to start from") from None
     except UnicodeDecodeError:
         raise StudyError(f"{path}: is no UTF-8 text; save it as UTF-8, or name a study file") from None
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: the home folder of a user who is not there
