@@ -290,7 +290,8 @@ def test_the_command_line_from_two_machines_to_one_report(tmp_path, monkeypatch)
         assert allelse(*run, "--out", tmp_path / "b", "--first-seed", 2, "--seeds", 1).code == 130
     shutil.move(tmp_path / "b", tmp_path / "from the other machine")
     merged = allelse("merge", tmp_path / "u", tmp_path / "a", tmp_path / "from the other machine")
-    assert (merged.code, merged.out) == (0, f"{tmp_path}/u: 6 runs of 3 seeds: 5 done, 1 pending, from 2 folders\n")
+    told = f"{tmp_path}/u: 6 runs of 3 seeds: 5 done, 1 pending, from 2 folders\nnext: allelse report {tmp_path}/u\n"
+    assert (merged.code, merged.out) == (0, told)
     assert "6 runs: 5 done, 1 pending" in allelse("status", tmp_path / "u").out
 
     trained = []

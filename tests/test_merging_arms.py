@@ -232,7 +232,8 @@ def test_the_command_line_from_some_levels_to_all(tmp_path, monkeypatch):
         patch.setattr(engine, "train_pack", stopped)
         assert allelse(*run, "--out", tmp_path / "all").code == 130
     assert allelse("merge", tmp_path / "all", tmp_path / "some").out.splitlines()[1:] == [
-        f"{tmp_path}/some: has 1 of the 2 arms"
+        f"{tmp_path}/some: has 1 of the 2 arms",
+        f"next: allelse report {tmp_path}/all",
     ]
     trained = []
     with monkeypatch.context() as patch:

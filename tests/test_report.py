@@ -19,9 +19,9 @@ from allelse.errors import StoreError
 from allelse.report import gather, judge, write_report
 from allelse.report.contents import contents
 from allelse.report.evidence import classes_of, judge_table
-from allelse.report.figures import picture
 from allelse.report.markdown import code, escape, markdown
 from allelse.report.page import html as html_of
+from allelse.report.page import pictures_of
 from allelse.report.tables import difference_table
 
 EVIL = (
@@ -61,7 +61,7 @@ class Outline(HTMLParser):
 
 
 def page_of(told):
-    return html_of(told, {one.words.name: picture(one).inline for one in (*told.figures, *told.mechanism_figures)})
+    return html_of(told, pictures_of(told))
 
 
 @pytest.fixture(scope="module")

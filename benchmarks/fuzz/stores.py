@@ -255,7 +255,7 @@ def pages(rng: Random, folder: Path) -> None:
     if rng.random() < 0.95:  # figures are drawn as paths and take seconds: few of them
         with store.read(folder / "out") as opened:
             told = replace(contents(gather(opened)), figures=(), mechanism_figures=())
-        check_html(html_of(told))
+        check_html(html_of(told, []))
         check_markdown(markdown(told))
         return
     write_report(folder / "out")

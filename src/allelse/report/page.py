@@ -7,7 +7,7 @@ drawn as paths, are put in as they are. The page runs no script and loads nothin
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jinja2
@@ -16,7 +16,7 @@ from markupsafe import Markup
 from allelse import store
 from allelse.errors import StoreError, command, inert
 from allelse.report.contents import Contents, contents
-from allelse.report.figures import picture, put, write_pictures
+from allelse.report.figures import Picture, picture, put, write_pictures
 from allelse.report.findings import gather
 from allelse.report.markdown import markdown
 from allelse.report.style import letters_without_a_font
@@ -42,11 +42,11 @@ def write_report(folder: Path, tell: Callable[[str], None] = lambda line: None) 
             f"for other letters; install a font, as Noto Sans CJK, then {command('report', folder)}"
         )
     folder = Path(os.path.expanduser(folder))
-    pictures = [picture(figure) for figure in (*told.figures, *told.mechanism_figures)]
+    pictures = pictures_of(told)
     try:
         write_pictures(pictures, folder / "figures")
         put(folder / "report.md", markdown(told).encode())
-        return put(folder / "report.html", html(told, {one.name: one.inline for one in pictures}).encode())
+        return put(folder / "report.html", html(told, pictures).encode())
     except OSError as error:
         where, why = error.filename2 or error.filename or folder, error.strerror or error
         raise StoreError(
@@ -54,8 +54,13 @@ def write_report(folder: Path, tell: Callable[[str], None] = lambda line: None) 
         ) from None
 
 
-def html(told: Contents, svg_from_name: Mapping[str, str]) -> str:
-    """The whole page, with each figure's ``<svg>`` element by its name."""
+def pictures_of(told: Contents) -> list[Picture]:
+    """Every figure of the report, drawn."""
+    return [picture(figure) for figure in (*told.figures, *told.mechanism_figures)]
+
+
+def html(told: Contents, pictures: Sequence[Picture]) -> str:
+    """The whole page, with the pictures in it."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -64,5 +69,5 @@ def html(told: Contents, svg_from_name: Mapping[str, str]) -> str:
         lstrip_blocks=True,
         finalize=lambda value: value if isinstance(value, Markup) else inert(str(value)),
     )
-    figures = {name: Markup(svg) for name, svg in svg_from_name.items()}  # noqa: S704  (text in it is drawn as paths)
-    return environment.get_template(TEMPLATE).render(told=told, svg_from_name=figures) + "\n"
+    svg_from_name = {one.name: Markup(one.inline) for one in pictures}  # noqa: S704  (text in it is drawn as paths)
+    return environment.get_template(TEMPLATE).render(told=told, svg_from_name=svg_from_name) + "\n"
