@@ -180,6 +180,16 @@ def test_an_output_folder_of_another_study(file, tmp_path):
     assert mistake("run", file, "--quick", "--out", ".") == ".: holds other files and no study; give an empty or a new folder"
 
 
+def test_a_misspelt_factor_of_a_set_is_named(file):
+    text = file.read_text().replace('"model.activation" = ["sigmoid", "relu"]', '"블록 순서" = { a = { "model.depth" = 1 } }')
+    file.write_text(text.partition("[[claims]]")[0])
+    assert (
+        mistake("plan", file, "--set", "블록순서=a")
+        == "--set 블록순서=a: 블록순서: unknown key; did you mean the factor '블록 순서'?"
+    )
+    assert "unknown key; allowed: dataset" in mistake("plan", file, "--set", "beauty=a")
+
+
 def test_an_output_folder_that_cannot_be_written(file, tmp_path, monkeypatch):
     told = mistake("run", file, "--out", file / "out")
     assert told.startswith("study.toml/out: cannot be used as an output folder: ")

@@ -12,6 +12,7 @@ import copy
 import shlex
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -150,10 +151,18 @@ def _make_change(change: str, recipe: dict[str, Any], factors: dict[str, Factor]
         allowed = "recipe keys; --seeds N and --first-seed N for seeds"
         raise StudyError(one_line(f"--set {change}: [study] stands in the file; allowed: {allowed}"))
     elif not covers("tune", key):
+        if not _is_of_recipe(key) and (
+            near := get_close_matches(key, [name for name in factors if not _is_of_recipe(name)], 1)
+        ):
+            raise StudyError(one_line(f"--set {change}: {key}: unknown key; did you mean the factor {near[0]!r}?"))
         give_way(recipe, [key])
         with placed(Place(f"--set {change}", "", {}), (key,)):
             for inner, one in dotted({key: value}).items():
                 put(recipe, inner, one)
+
+
+def _is_of_recipe(key: str) -> bool:
+    return key.partition(".")[0] in Recipe.model_fields
 
 
 def _seeds(file: StudyFile, put_in: Version, seeds: int | None, first_seed: int | None) -> tuple[int, ...]:
