@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 
 import pytest
 from report_support import CLAIMS, MADE, definition, result, write_store
+from study_support import allelse
 
 from allelse import store
 from allelse.report import compare, figures, gather, judge, write_report
@@ -107,6 +108,11 @@ def test_a_united_folder_is_made_again_by_all_its_commands(tmp_path):
     assert "**Seeds of several runs.** If some were added because" in page.partition("## Verdicts")[0]
     with store.read(tmp_path / "0") as opened:
         assert contents(gather(opened)).caveats == ()
+    shown = {name: " ".join(allelse("verdicts", tmp_path / name).out.split()) for name in ("both", "0")}
+    assert {name: "Seeds of several runs. If some were added" in text for name, text in shown.items()} == {
+        "both": True,
+        "0": False,
+    }
     assert (
         "allelse run made-up --out DIR1\nallelse run made-up --first-seed 7 --out DIR2\nallelse merge DIR DIR1 DIR2\n"
     ) in page

@@ -345,19 +345,19 @@ def verdicts(
     """What became of each claim: supported, refuted or undecided, with its evidence; of those of --also, exploratory."""
     from allelse import store
     from allelse.cli import frames, tables
-    from allelse.report import judge, judge_also
+    from allelse.report import judge, judge_also, of_a_second_look
     from allelse.study import further_claims
 
     with store.read(folder) as opened:
         judged, further = judge(opened), further_claims(str(also), opened.definition) if also else []
         explored = judge_also(opened, further) if further else []
-        unseen = max(opened.definition["seeds"]) + 1
+        unseen, warning = max(opened.definition["seeds"]) + 1, of_a_second_look(opened.definition["seeds"], opened.parts)
     if output == "json":
         rows = [one.to_json() for one in judged] + [{**one.to_json(), "exploratory": True} for one in explored]
         print(frames.as_json(rows))
     elif judged or explored:
         tables.show_verdicts(judged)
-        tables.show_verdicts(explored, "Exploratory: asked when the runs were there")
+        tables.show_verdicts(explored, "Exploratory: asked when the runs were there", warning)
         if explored:
             print(f"\nto confirm one, declare it in a study file and run that with --first-seed {unseen}")
     else:

@@ -306,8 +306,8 @@ def _print_runs(console: Console, frame: pd.DataFrame, factors: Sequence[str], n
             console.print(f"{row['run']} {row['status']}: {row['error']}")
 
 
-def show_verdicts(verdicts: Sequence[stats.Verdict], title: str = "Verdicts") -> None:
-    """Each claim with its verdict and the sentence that gives its evidence."""
+def show_verdicts(verdicts: Sequence[stats.Verdict], title: str = "Verdicts", warning: str = "") -> None:
+    """Each claim with its verdict and the sentence that gives its evidence; what is to mind of seeds of several runs below."""
     console = make_console()
     style_from_ruling = {"supported": "bold green", "refuted": "bold red", "undecided": "bold yellow"}
     if verdicts:
@@ -322,6 +322,8 @@ def show_verdicts(verdicts: Sequence[stats.Verdict], title: str = "Verdicts") ->
     for metric in dict.fromkeys(verdict.metric for verdict in verdicts):
         if metric in METRICS and metric != "accuracy":
             show_item(console, f"{metric}: {METRICS[metric]}")
+    if warning:
+        console.print(f"\nSeeds of several runs. {warning}")
 
 
 # ── data ──────────────────────────────────────────────────────────────────────────────────────────────────────────────

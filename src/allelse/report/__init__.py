@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from allelse.report.evidence import compare, judge, judge_also
+from allelse.report.evidence import compare, judge, judge_also, of_a_second_look
 from allelse.report.findings import Findings, gather
 
 if TYPE_CHECKING:
@@ -19,7 +19,17 @@ if TYPE_CHECKING:
 
     from allelse.report.shapes import Figure
 
-__all__ = ["Findings", "compare", "compute_figures", "gather", "judge", "judge_also", "write_figures", "write_report"]
+__all__ = [
+    "Findings",
+    "compare",
+    "compute_figures",
+    "gather",
+    "judge",
+    "judge_also",
+    "of_a_second_look",
+    "write_figures",
+    "write_report",
+]
 
 # matplotlib takes half a second to import, and whoever asks for verdicts alone need not wait for it.
 

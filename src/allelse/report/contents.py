@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from allelse import stats
 from allelse.errors import counted, listed
 from allelse.report.accuracy import statistics_gap, ways_differ
-from allelse.report.evidence import NOT_ASKED
+from allelse.report.evidence import NOT_ASKED, of_a_second_look
 from allelse.report.figures import MECHANISM, compute_figures
 from allelse.report.findings import Findings
 from allelse.report.published import notes, published_table
@@ -288,12 +288,8 @@ def _caveats(findings: Findings) -> Iterator[tuple[str, str]]:
         what = f"{counted(seeds, 'seed')} {'was' if seeds == 1 else 'were'} run" + "".join(f", with {one}" for one in asked[1:])
     if asked:
         yield "Changed by the command.", f"Whatever the study file declares, {what}: these verdicts speak of what was run."
-    if any(1 < len(part["seeds"]) < len(findings.definition["seeds"]) for part in findings.parts):  # one seed decides nothing
-        yield (
-            "Seeds of several runs.",
-            "If some were added because a claim was undecided, that claim is wrong more often than alpha says: alpha holds for "
-            "a number of seeds that was settled before. New seeds alone confirm what a second look found.",
-        )
+    if warning := of_a_second_look(findings.definition["seeds"], findings.parts):
+        yield "Seeds of several runs.", warning
 
 
 def _again(findings: Findings) -> tuple[str, list[str]]:

@@ -8,7 +8,7 @@ came out.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -97,6 +97,16 @@ def _doubted(verdict: stats.Verdict, claim: Claim, runs: Runs, levels: Design, c
     chance = f"the {100 / classes:.3g} % of chance"
     return replace(
         verdict, sentence=f"{verdict.sentence} But no arm here is clearly above {chance}: what has learned nothing is alike."
+    )
+
+
+def of_a_second_look(seeds: Sequence[int], parts: Iterable[Mapping[str, Any]]) -> str:
+    """What to mind of a folder with ``seeds`` that was united from ``parts``; empty where nobody could look in between."""
+    if not any(1 < len(part["seeds"]) < len(seeds) for part in parts):  # one seed decides nothing
+        return ""
+    return (
+        "If some were added because a claim was undecided, that claim is wrong more often than alpha says: alpha holds for a "
+        "number of seeds that was settled before. New seeds alone confirm what a second look found."
     )
 
 
