@@ -12,13 +12,10 @@ from allelse.claims import Claim, check_claims
 from allelse.errors import StudyError
 from allelse.report.accuracy import MOST_ROWS, mean_of, points_text
 from allelse.report.findings import Findings, finite, seeds_text
-from allelse.report.shapes import Mark, Row, Rows, Words
+from allelse.report.shapes import LETTERS_IN_A_LABEL, Mark, Row, Rows, Words
 from allelse.report.style import drawable
 
 _CLAIM: TypeAdapter[Claim] = TypeAdapter(Claim)
-
-LETTERS = 60
-"""of a row's label, as many as the drawing has room for"""
 
 Pair = tuple[Mapping[str, Any], Mapping[str, Any], float | None]
 """A, B, and the margin of equivalence where a claim gives one"""
@@ -116,8 +113,8 @@ def _named(findings: Findings, a: Mapping[str, Any], b: Mapping[str, Any]) -> tu
 def _label(one: str, other: str, shared: str) -> str:
     """All of it where a row has room for it, else a part of each: which arms these are must not be lost."""
     whole = f"{one} − {other}{shared}"
-    if drawable(whole, LETTERS) == drawable(whole, len(whole) * 20):
+    if drawable(whole, LETTERS_IN_A_LABEL) == drawable(whole, len(whole) * 20):
         return whole
-    rest = LETTERS // 5 if shared else 0
-    names = [drawable(name, (LETTERS - len(" − ") - rest) // 2, keep_end=True) for name in (one, other)]
+    rest = LETTERS_IN_A_LABEL // 5 if shared else 0
+    names = [drawable(name, (LETTERS_IN_A_LABEL - len(" − ") - rest) // 2, keep_end=True) for name in (one, other)]
     return " − ".join(names) + (drawable(shared, rest) if rest else "")

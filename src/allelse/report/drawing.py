@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from matplotlib.transforms import Bbox
 
-from allelse.report.shapes import Chart, Figure, Line, Mark, Rows
+from allelse.report.shapes import LETTERS_IN_A_LABEL, Chart, Figure, Line, Mark, Rows
 from allelse.report.style import COLOURS, DASHES, GRID, INK, MARKERS, WIDTH, drawable
 
 PANEL_HEIGHT, ROW_HEIGHT, LETTERS_A_LINE = 2.35, 0.46, 76
@@ -188,7 +188,9 @@ def _draw_rows(axes: Axes, figure: Rows) -> None:
             axes.fill_between(
                 [-row.margin, row.margin], top + 0.21, bottom - 0.02, color=INK, alpha=0.13, linewidth=0, zorder=0
             )
-        label = axes.text(0.0, top + 0.04, _short(row.label, 60), transform=axes.get_yaxis_transform(), va="top", size=9.5)
+        label = axes.text(
+            0.0, top + 0.04, _short(row.label, LETTERS_IN_A_LABEL), transform=axes.get_yaxis_transform(), va="top", size=9.5
+        )
         label.set_in_layout(False)  # it may reach out of the axes to the right, which stay as wide as the picture
         for number, mark in enumerate(row.marks):
             _draw_mark(axes, mark, top + 0.3 + 0.16 * number)

@@ -81,6 +81,10 @@ class Mark:
     references: tuple[float, ...] = ()
 
 
+LETTERS_IN_A_LABEL = 60
+"""that a row has room for"""
+
+
 @dataclass(frozen=True)
 class Row:
     label: str
